@@ -1,0 +1,68 @@
+"""Amazon Cognito in front of a Flask application: log in, and stay logged in."""
+
+from . import signals
+from .decorators import (
+    groups_required,
+    login_exempt,
+    login_required,
+    scopes_required,
+)
+from .errors import (
+    AccessDenied,
+    CacheUnavailable,
+    CognitoAuthError,
+    ConfigurationError,
+    ExpiredToken,
+    InvalidAccessTokenHash,
+    InvalidAlgorithm,
+    InvalidAudience,
+    InvalidIssuer,
+    InvalidNonce,
+    InvalidSignature,
+    InvalidSubject,
+    InvalidTime,
+    InvalidTokenError,
+    InvalidTokenUse,
+    LoginError,
+    LoginRequired,
+    MalformedToken,
+    ProviderRejected,
+    ProviderUnavailable,
+    RefreshAccessTokenError,
+    UnknownKey,
+)
+from .extension import CognitoAuth
+from .globals import CognitoSession, current_session
+
+__all__ = [
+    "AccessDenied",
+    "CacheUnavailable",
+    "CognitoAuth",
+    "CognitoAuthError",
+    "CognitoSession",
+    "ConfigurationError",
+    "ExpiredToken",
+    "InvalidAccessTokenHash",
+    "InvalidAlgorithm",
+    "InvalidAudience",
+    "InvalidIssuer",
+    "InvalidNonce",
+    "InvalidSignature",
+    "InvalidSubject",
+    "InvalidTime",
+    "InvalidTokenError",
+    "InvalidTokenUse",
+    "LoginError",
+    "LoginRequired",
+    "MalformedToken",
+    "ProviderRejected",
+    "ProviderUnavailable",
+    "RefreshAccessTokenError",
+    "UnknownKey",
+    "current_session",
+    "groups_required",
+    "login_exempt",
+    "login_required",
+    "scopes_required",
+    "signals",
+]

@@ -1,0 +1,110 @@
+"""The extension's own pages: logout, errors, and "try again in a moment"."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from flask import (
+    Response,
+    current_app,
+    jsonify,
+    make_response,
+    render_template,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import InternalServerError, default_exceptions
+
+from .errors import CognitoAuthError, LoginError
+from .runtime import runtime
+
+_TITLES = {
+    400: "This sign-in did not work",
+    401: "Please sign in again",
+    403: "You may not see this page",
+    502: "The sign-in service refused this application",
+    503: "The sign-in service cannot be reached right now",
+}
+_ADVICE = {
+    400: "Nothing has changed. Start again, and finish within a few minutes.",
+    401: "Your sign-in could not be confirmed.",
+    403: "Ask whoever runs this application to give you access.",
+    502: "This is not your fault. Whoever runs this application finds the reason in "
+    "its log.",
+    503: "This is not your fault, and you stay signed in where you were. Try again "
+    "in a moment.",
+}
+
+
+def error_page(error: CognitoAuthError) -> Response:
+    """Return the default page of an error: nothing technical, and a way out.
+
+    Only a `LoginError` speaks to the user itself.
+    """
+    status = 500 if error.status not in _TITLES else error.status
+    response = page(
+        "error.html",
+        status=status,
+        title=_TITLES.get(status, "Something went wrong"),
+        advice=str(error) if isinstance(error, LoginError) else _ADVICE.get(status, ""),
+        login_url=url_for(runtime().endpoint("login")),
+    )
+    if status == 503:
+        response.headers["Retry-After"] = str(retry_after(error))
+    return response
+
+
+def answer_error(error: CognitoAuthError) -> ResponseReturnValue:
+    """Answer an error: the application's handlers first, else our page.
+
+    Asked are ``app.errorhandler`` for the HTTP exception or its code, then
+    `CognitoAuth.error_handler`.
+    """
+    http_error = default_exceptions.get(error.status, InternalServerError)()
+    http_error.__cause__ = error
+    answer = current_app.handle_http_exception(http_error)
+    if answer is not http_error:
+        return answer
+    custom = runtime().callbacks.error
+    return error_page(error) if custom is None else custom(error)
+
+
+def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
+    """Return the 503 of a session that cannot be refreshed for now."""
+    if page:
+        return error_page(problem)
+    seconds = retry_after(problem)
+    response = jsonify(error="temporarily_unavailable", retry_after=seconds)
+    response.status_code = 503
+    response.headers["Retry-After"] = str(seconds)
+    response.headers["Cache-Control"] = "private, no-store"
+    return response
+
+
+def retry_after(problem: BaseException | None) -> int:
+    """Return whole seconds, at least one."""
+    seconds: Any = getattr(problem, "retry_after", None)
+    return max(1, math.ceil(seconds)) if isinstance(seconds, (int, float)) else 1
+
+
+def page(template: str, *, status: int = 200, **context: Any) -> Response:
+    """Render one of our templates; `secure_headers` is applied to it."""
+    style_url = url_for(runtime().endpoint("static"), filename="cognito_rotate.css")
+    html = render_template(f"cognito_rotate/{template}", style_url=style_url, **context)
+    return secure_headers(make_response(html, status))
+
+
+def secure_headers(response: Response) -> Response:
+    """Add what every answer of our own routes carries."""
+    headers = response.headers
+    headers["Cache-Control"] = "private, no-store"
+    headers["X-Content-Type-Options"] = "nosniff"
+    # The callback's address holds the code.
+    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault(
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
+    )
+    response.vary.add("Cookie")
+    return response

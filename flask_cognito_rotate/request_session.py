@@ -1,0 +1,562 @@
+"""The session of one request: opened, refreshed, and written once at its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from flask import Response, g, request
+
+from . import signals
+from .errors import (
+    CacheUnavailable,
+    CognitoAuthError,
+    LoginError,
+    LoginRequired,
+    RefreshAccessTokenError,
+)
+from .model import STORED_NAMES, StoredToken, Tokens, user_of
+from .protocol.refresh import Decision, RefreshPolicy, decide
+from .provider import Provider
+from .rotation import Refreshed, RefreshFailed, SessionEnded
+from .runtime import JwtCallback, Runtime, runtime
+from .sealing import BrokenSeal, ExpiredSeal, UnknownSealingKey
+from .sessions import (
+    CookieTooLarge,
+    Handle,
+    OpenedCookie,
+    Record,
+    Session,
+    State,
+    slim,
+)
+
+if TYPE_CHECKING:
+    from .client import SessionClient
+
+#: Where the session of a request lies on `flask.g`.
+_STATE: Final = "_cognito_rotate_session"
+
+_log = logging.getLogger("flask_cognito_rotate")
+
+
+class RequestSession:
+    """The session as one request opens, refreshes and finally writes it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._name = runtime.cookie_name()
+        self._opened: OpenedCookie | None = None
+        self._broken = False
+        self._dirty = False
+        self._loaded = False
+        self._called = False
+        self._cache_down = False
+        self._client: SessionClient | None = None
+        #: The session, its tokens gone once it is over; None for nobody.
+        self.session: Session | None = None
+        #: Why there is no usable access token, None where there is one.
+        self.problem: CognitoAuthError | None = None
+
+    @property
+    def has_cookie(self) -> bool:
+        return self._name in request.cookies
+
+    @property
+    def is_usable(self) -> bool:
+        return self.session is not None and self.problem is None
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds until a transient problem is worth another try."""
+        problem = self.problem
+        if problem is None or getattr(problem, "final", False):
+            return None
+        return max(1, math.ceil(getattr(problem, "retry_after", None) or 1))
+
+    def load(self, *, refresh: bool = True) -> None:
+        """Open the session, once per request, and refresh it when due."""
+        if self._loaded:
+            return
+        self._loaded = True
+        self._open()
+        if self.session is not None and self.problem is None and refresh:
+            self._refresh_if_due(self.session)
+
+    def refresh(self, *, force: bool) -> bool:
+        """Take newer tokens; see `CognitoSession.refresh`."""
+        self.load()
+        session = self.session
+        if session is None or session.token.access_token is None:
+            return False
+        decision = decide(session.token, self._now(), self._policy(session))
+        if not force and decision is Decision.KEEP:
+            return False
+        before = session.token.access_token
+        self._rotate(session, wait=force or decision is not Decision.REFRESH_AHEAD)
+        if self.problem is None:
+            return self.session is not None and (
+                self.session.token.access_token != before
+            )
+        if not force and decision is Decision.REFRESH_AHEAD:
+            return False
+        raise _as_refresh_error(self.problem)
+
+    def start(self, session: Session) -> None:
+        """Put a new session in the place of whatever the browser carried."""
+        self._loaded = True
+        self._opened = None
+        self.session, self.problem = session, None
+        self._dirty = True
+
+    def end(self, reason: str) -> bool:
+        """End the session for every holder of it and revoke what it holds.
+
+        Returns:
+            False when the end could not be written down.
+        """
+        self.load(refresh=False)
+        session = self.session
+        if session is None:
+            return True
+        marked, refresh_tokens = self._runtime.rotation.end(session)
+        for refresh_token in refresh_tokens:
+            _revoke(self._runtime.provider, refresh_token)
+        user = dict(session.token.user)
+        emit = self._runtime.emit
+        emit(
+            signals.user_logged_out,
+            "user_logged_out",
+            "User logged out",
+            user=user,
+            reason=reason,
+        )
+        emit(
+            signals.session_ended,
+            "session_ended",
+            "Session ended",
+            user=user,
+            reason=reason,
+        )
+        self._forget()
+        return marked
+
+    def access_token(self) -> str:
+        """Return a usable access token for `SessionClient`, or raise."""
+        self.refresh(force=False)
+        if self.session is None:
+            raise LoginRequired("nobody is signed in")
+        if self.problem is not None or self.session.token.access_token is None:
+            raise _as_refresh_error(self.problem)
+        return self.session.token.access_token
+
+    def renew(self, refused: str) -> str | None:
+        """Return another access token than the `refused` one, None without one."""
+        try:
+            if self.session and self.session.token.access_token == refused:
+                self.refresh(force=True)
+        except RefreshAccessTokenError:
+            return None
+        return self.session.token.access_token if self.session else None
+
+    def client(self) -> SessionClient:
+        from .client import SessionClient
+
+        if self._client is None:
+            timeout = self._runtime.settings.http_timeout
+            self._client = SessionClient(self.access_token, self.renew, timeout)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def note(self, event: Refreshed | RefreshFailed) -> None:
+        """Remember that this request made the call, and tell the application."""
+        emit = self._runtime.emit
+        user = dict(event.token.user)
+        if isinstance(event, Refreshed):
+            self._called = True
+            emit(
+                signals.token_refreshed,
+                "token_refreshed",
+                "Access token refreshed",
+                user=user,
+                duration=event.duration,
+            )
+            return
+        emit(
+            signals.token_refresh_failed,
+            "token_refresh_failed",
+            f"Access token not refreshed: {event.error}",
+            user=user,
+            error=event.error,
+            duration=event.duration,
+            final=event.final,
+        )
+        if event.final:
+            reason = "refresh_lost" if event.lost else "refused"
+            emit(
+                signals.session_ended,
+                reason if event.lost else "session_ended",
+                "Session ended",
+                user=user,
+                reason=reason,
+            )
+
+    def expires_at(self, session: Session) -> int:
+        """Return the UNIX second at which the session ends without a request."""
+        settings = self._runtime.settings
+        written = self._opened.written if self._opened and not self._dirty else None
+        idle = (self._now() if written is None else written) + settings.session_max_age
+        absolute = settings.session_absolute_max_age
+        if absolute is None:
+            return int(idle)
+        return int(min(idle, session.token.iat + absolute))
+
+    def commit(self, response: Response) -> None:
+        """Write the cookie where it must be written, and the headers that go with
+        it."""
+        if self._loaded:
+            response.vary.add("Cookie")
+        if self._broken:
+            self._clear(response)
+        elif self.session is not None and self._must_write(self.session):
+            self._write(response, self.session)
+
+    def _now(self) -> float:
+        return self._runtime.clock()
+
+    def _policy(self, session: Session) -> RefreshPolicy:
+        settings = self._runtime.settings
+        return RefreshPolicy(
+            leeway=settings.refresh_leeway,
+            absolute_max_age=settings.session_absolute_max_age,
+        )
+
+    def _open(self) -> None:
+        try:
+            opened = self._runtime.cookies.open(
+                self._name, request.cookies, now=self._now()
+            )
+        except UnknownSealingKey:
+            # Perhaps sealed by another version of this deployment: not ours to clear.
+            return
+        except (BrokenSeal, ExpiredSeal):
+            self._broken = True
+            return
+        if opened is not None:
+            self._opened = opened
+            self._consult_record(opened.session)
+
+    def _consult_record(self, session: Session) -> None:
+        """Let the record have its say: ended, failed, newer or nothing."""
+        try:
+            record = self._runtime.records.read(session.handle)
+            session = self._check_cache(session)
+        except CacheUnavailable as error:
+            _log.warning("COGNITO_CACHE cannot be read: %s", error)
+            self._cache_down = True
+            record = None
+        if record is not None and record.state is State.ENDED:
+            self._forget()
+            return
+        if record is not None and _is_news(record, session):
+            session = adopt(session, record)
+            self._dirty = True
+        self.session = session
+        if session.token.error is not None:
+            self.problem = RefreshAccessTokenError("the session is over", final=True)
+
+    def _check_cache(self, session: Session) -> Session:
+        """Notice a session that was last written under another cache."""
+        cache_id = self._runtime.cache.id
+        if session.cache_id == cache_id:
+            return session
+        self._dirty = True
+        if session.cache_id is not None and not self._runtime.foreign_cache_seen:
+            self._runtime.foreign_cache_seen = True
+            _log.error(
+                "A session was written under another cache than this process has. "
+                "Either COGNITO_CACHE was emptied, or the processes of this "
+                "application do not share it: give every host and process the same "
+                "COGNITO_CACHE, or sessions will be lost.",
+                extra={"event": "foreign_cache"},
+            )
+        return replace(session, cache_id=cache_id)
+
+    def _refresh_if_due(self, session: Session) -> None:
+        token = session.token
+        expires = token.access_token_expires
+        match decide(token, self._now(), self._policy(session)):
+            case Decision.KEEP:
+                _log.debug("Token available (expired at: %s)", expires)
+            case Decision.REFRESH_AHEAD:
+                self._refresh_ahead(session)
+            case Decision.REFRESH if self._cache_down:
+                self.problem = CacheUnavailable("nothing is refreshed without it")
+            case Decision.REFRESH:
+                _log.debug("Token expired at %s. Trying to refresh...", expires)
+                self._rotate(session, wait=True)
+            case Decision.ENDED:
+                self._expire(session)
+
+    def _refresh_ahead(self, session: Session) -> None:
+        """Try; whatever goes wrong, the token that is held is good for a while."""
+        if self._cache_down:
+            return
+        self._rotate(session, wait=False)
+        if self.session is not None and self.session.token.access_token:
+            self.problem = None
+
+    def _expire(self, session: Session) -> None:
+        """The session is past its limit, or cannot be refreshed at all."""
+        self._runtime.emit(
+            signals.session_ended,
+            "session_ended",
+            "Session ended",
+            user=dict(session.token.user),
+            reason="expired",
+        )
+        self._forget()
+
+    def _rotate(self, session: Session, *, wait: bool) -> None:
+        before = session.token.access_token
+        self._called, self.problem = False, None
+        try:
+            self.session = self._runtime.rotation.refresh(session, wait=wait)
+        except SessionEnded:
+            self._forget()
+            return
+        except RefreshAccessTokenError as error:
+            self.problem = error
+            if error.final:
+                self.session = replace(session, token=session.token.without_tokens())
+                self._dirty = True
+            return
+        except CacheUnavailable as error:
+            _log.warning("Nothing is refreshed, COGNITO_CACHE fails: %s", error)
+            self.problem = error
+            return
+        token = self.session.token
+        if token.access_token != before:
+            self._dirty = True
+            _log.debug("Token refreshed (expired at: %s)", token.access_token_expires)
+        if self._called and self._runtime.callbacks.jwt is not None:
+            self._run_jwt_callback(self.session, self._runtime.callbacks.jwt)
+
+    def _run_jwt_callback(self, session: Session, callback: JwtCallback) -> None:
+        try:
+            changed = apply_jwt_callback(
+                callback, session.token, account=None, trigger="refresh"
+            )
+            if changed != session.token:
+                self.session = self._runtime.rotation.amend(
+                    session,
+                    lambda newest: replace(
+                        newest, extra=changed.extra, user=changed.user
+                    ),
+                )
+        except SessionEnded:
+            self._forget()
+        except Exception:  # noqa: BLE001 (application code, logged)
+            # The tokens are saved: nothing that the application does undoes that.
+            _log.exception(
+                "jwt_callback failed at a refresh; the tokens stand.",
+                extra={"event": "jwt_callback_failed"},
+            )
+
+    def _forget(self) -> None:
+        self.session, self.problem, self._broken = None, None, True
+
+    def _must_write(self, session: Session) -> bool:
+        if self._dirty or self._opened is None:
+            return True
+        if self.problem is not None or self._cache_down:
+            return False
+        age = self._now() - self._opened.written
+        return age >= self._runtime.settings.session_update_age
+
+    def _write(self, response: Response, session: Session) -> None:
+        """Write the newest state there is, never over a newer one, never an ended."""
+        try:
+            record = self._runtime.records.read(session.handle)
+        except CacheUnavailable:
+            record = None
+        if record is not None and record.state is State.ENDED:
+            self._clear(response)
+            return
+        if record is not None and _is_news(record, session):
+            session = adopt(session, record)
+        values = self._seal(session)
+        max_age = max(1, self.expires_at(session) - int(self._now()))
+        names = self._runtime.cookies.names(self._name)
+        for name, value in zip(names, values, strict=False):
+            self._set(response, name, value, max_age)
+        for stale in names[len(values) :]:
+            if stale in request.cookies:
+                self._set(response, stale, "", 0)
+        response.headers["Cache-Control"] = "private, no-store"
+
+    def _seal(self, session: Session) -> list[str]:
+        """Seal the session; grown too large, it gives up what it can do without."""
+        now = int(self._now())
+        expires_at = self.expires_at(session)
+        for step in range(3):
+            try:
+                return self._runtime.cookies.seal(
+                    self._name, session, now=now, expires_at=expires_at
+                )
+            except CookieTooLarge as error:
+                dropped = ("what jwt_callback added", "spare claims", "nothing")[step]
+                _log.error(
+                    "The session outgrew its cookie (%s): %s dropped. Keep less in it.",
+                    error,
+                    dropped,
+                    extra={"event": "cookie_too_large"},
+                )
+                session = slim(session, step)
+        raise LoginError("The session is too large for a cookie.")
+
+    def check_size(self, session: Session) -> None:
+        """Refuse a new session that no cookie can hold.
+
+        Raises:
+            LoginError: names the remedy.
+        """
+        now = int(self._now())
+        try:
+            self._runtime.cookies.seal(self._name, session, now=now, expires_at=now)
+        except CookieTooLarge as error:
+            raise LoginError(
+                f"{error}, more than browsers and web servers carry. Keep less in "
+                "jwt_callback or ask for fewer scopes; a store on the server "
+                '(COGNITO_SESSION_STORE="cache") has no such limit.'
+            ) from error
+
+    def _clear(self, response: Response) -> None:
+        for name in self._runtime.cookies.names(self._name):
+            if name in request.cookies:
+                self._set(response, name, "", 0)
+        response.headers["Cache-Control"] = "private, no-store"
+
+    def _set(self, response: Response, name: str, value: str, max_age: int) -> None:
+        self._runtime.set_cookie(
+            response,
+            name,
+            value,
+            max_age=max_age,
+            samesite=self._runtime.settings.cookie_samesite,
+        )
+
+
+def request_session() -> RequestSession:
+    """Return this request's session, made at the first call."""
+    state: RequestSession | None = g.get(_STATE)
+    if state is None:
+        state = RequestSession(runtime())
+        setattr(g, _STATE, state)
+    return state
+
+
+def existing_request_session() -> RequestSession | None:
+    state: RequestSession | None = g.get(_STATE)
+    return state
+
+
+def new_session(runtime: Runtime, tokens: Tokens, claims: Mapping[str, Any]) -> Session:
+    """Make the session of a login, under a new id and a new key."""
+    handle = Handle.new()
+    auth_time = claims.get("auth_time")
+    token = StoredToken(
+        sid=handle.sid,
+        access_token=tokens.access_token,
+        access_token_expires=tokens.expires_at,
+        refresh_token=tokens.refresh_token,
+        id_token_claims=dict(claims),
+        user=user_of(claims),
+        iat=int(runtime.clock()),
+        auth_time=auth_time if isinstance(auth_time, int) else None,
+    )
+    try:
+        cache_id: str | None = runtime.cache.id
+    except CacheUnavailable as error:
+        _log.warning("COGNITO_CACHE fails at a login: %s", error)
+        cache_id = None
+    return Session(token, handle.key, 0, cache_id)
+
+
+def apply_jwt_callback(
+    callback: JwtCallback,
+    token: StoredToken,
+    *,
+    account: dict[str, Any] | None,
+    trigger: str,
+) -> StoredToken:
+    """Run the application's callback and take over what it may change.
+
+    Raises:
+        TypeError, ValueError: it returned something that JSON cannot hold.
+        Exception: whatever it raises itself.
+    """
+    returned = callback(
+        token.to_dict(),
+        account=account,
+        user=dict(token.user),
+        trigger=trigger,
+        data=None,
+    )
+    if not isinstance(returned, Mapping):
+        raise TypeError("jwt_callback must return the token, a dict")
+    kept = json.loads(json.dumps(dict(returned)))
+    extra = {k: v for k, v in kept.items() if k not in STORED_NAMES}
+    user = kept.get("user")
+    return replace(
+        token, extra=extra, user=user if isinstance(user, dict) else token.user
+    )
+
+
+def observe(event: Refreshed | RefreshFailed) -> None:
+    """Hand an event of `Rotation` to the request that caused it."""
+    request_session().note(event)
+
+
+def adopt(session: Session, record: Record) -> Session:
+    """Return the session with what its record holds."""
+    token = record.token or session.token
+    return replace(session, token=token, generation=record.generation)
+
+
+def _is_news(record: Record, session: Session) -> bool:
+    """Tell whether the record knows something usable that the session does not."""
+    if record.token is None or record.pending_id_token:
+        return False
+    failed = record.state is State.FAILED and session.token.error is None
+    return record.generation > session.generation or (
+        failed and record.generation == session.generation
+    )
+
+
+def _revoke(provider: Provider, refresh_token: str) -> None:
+    try:
+        provider.revoke(refresh_token)
+    except CognitoAuthError as error:
+        _log.warning(
+            "A refresh token could not be revoked: %s",
+            error,
+            extra={"event": "revoke_failed"},
+        )
+
+
+def _as_refresh_error(problem: CognitoAuthError | None) -> RefreshAccessTokenError:
+    if isinstance(problem, RefreshAccessTokenError):
+        return problem
+    error = RefreshAccessTokenError(
+        "the access token cannot be refreshed for now", final=False, retry_after=1
+    )
+    error.__cause__ = problem
+    return error

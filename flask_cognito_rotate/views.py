@@ -1,0 +1,367 @@
+"""The routes below ``COGNITO_URL_PREFIX``."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    jsonify,
+    make_response,
+    redirect,
+    request,
+)
+from flask.typing import ResponseReturnValue
+
+from . import signals
+from .errors import (
+    CognitoAuthError,
+    InvalidTokenError,
+    LoginError,
+    ProviderRejected,
+    ProviderUnavailable,
+)
+from .globals import current_session
+from .model import Tokens, Transaction
+from .pages import page, secure_headers
+from .protocol.authorization import (
+    authorize_url,
+    callback_state,
+    check_issuer,
+    logout_url,
+    new_transaction,
+    parse_callback,
+)
+from .request_session import (
+    RequestSession,
+    apply_jwt_callback,
+    new_session,
+    request_session,
+)
+from .runtime import Runtime, local_next, runtime
+from .sessions import Session
+from .sessions.transactions import LIFETIME, cookie_size
+
+_log = logging.getLogger("flask_cognito_rotate")
+
+#: What a link to the login may set at Cognito's authorize endpoint.
+AUTHORIZE_PARAMETERS = frozenset(
+    {
+        "acr_values",
+        "identity_provider",
+        "idp_identifier",
+        "lang",
+        "login_hint",
+        "max_age",
+        "prompt",
+    }
+)
+
+
+def make_blueprint(url_prefix: str) -> Blueprint:
+    """Return a new blueprint ``cognito`` with all the routes."""
+    blueprint = Blueprint(
+        "cognito",
+        __name__,
+        url_prefix=url_prefix,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/static",
+    )
+    blueprint.add_url_rule("/login", view_func=login)
+    blueprint.add_url_rule("/callback", view_func=callback)
+    blueprint.add_url_rule("/logout", view_func=logout_page, endpoint="logout")
+    blueprint.add_url_rule(
+        "/logout", view_func=logout, endpoint="logout_post", methods=["POST"]
+    )
+    blueprint.add_url_rule("/session", view_func=session)
+    blueprint.after_request(_secure_own_answers)
+    return blueprint
+
+
+def _secure_own_answers(response: Response) -> Response:
+    if request.endpoint == runtime().endpoint("static"):
+        return response
+    return secure_headers(response)
+
+
+def login() -> ResponseReturnValue:
+    """Start an authorization code flow with PKCE (RFC 7636), state and nonce."""
+    own = runtime()
+    target = request.args.getlist("next")
+    transaction = new_transaction(
+        next=(local_next(target[0]) if len(target) == 1 else None) or own.home(),
+        redirect_uri=own.redirect_uri(),
+        now=own.clock(),
+        token=secrets.token_urlsafe,
+    )
+    location = authorize_url(
+        own.provider.metadata(),
+        transaction,
+        client_id=own.settings.client_id,
+        scopes=own.settings.scopes,
+        extra={**own.settings.authorize_params, **_asked_parameters()},
+    )
+    response = make_response(redirect(location))
+    _remember(own, response, transaction)
+    return response
+
+
+def callback() -> ResponseReturnValue:
+    """Take the browser back from Cognito: check, exchange, verify, sign in."""
+    own, state = runtime(), request_session()
+    name = own.cookie_name()
+    answered = callback_state(_arguments())
+    transaction = answered and own.transactions.open(
+        name, answered, request.cookies, now=own.clock()
+    )
+    try:
+        if transaction:
+            response = make_response(redirect(_sign_in(own, state, transaction)))
+        else:
+            response = make_response(redirect(_without_transaction(own, state)))
+    except CognitoAuthError as error:
+        own.emit(
+            signals.login_failed,
+            "login_failed",
+            f"Login failed: {error}",
+            error=error,
+        )
+        response = make_response(current_app.handle_user_exception(error))
+    if answered:
+        _forget(own, response, own.transactions.name(name, answered))
+    return response
+
+
+def logout_page() -> ResponseReturnValue:
+    """Ask; a link or an image of another site must not sign anybody out."""
+    state = request_session()
+    state.load(refresh=False)
+    return page("logout.html", csrf_token=_csrf_token(state), user=_user(state))
+
+
+def logout() -> ResponseReturnValue:
+    """End the session here, at every other holder, and at Cognito."""
+    own, state = runtime(), request_session()
+    state.load(refresh=False)
+    _check_own_form(state)
+    user = _user(state)
+    if not state.end("logout"):
+        return page("logout_unsaved.html", status=503, user=user)
+    return redirect(_provider_logout(own), 303)
+
+
+def session() -> ResponseReturnValue:
+    """Answer what a front end may know, as next-auth's ``/session`` does."""
+    own = runtime()
+    token = dict(current_session)
+    answer: dict[str, Any] = {}
+    if token:
+        answer = {"user": current_session.user, "expires": _iso_expires()}
+        if own.settings.expose_access_token and current_session.access_token:
+            answer["accessToken"] = current_session.access_token
+        if current_session.error:
+            answer["error"] = current_session.error
+            if current_session.retry_after is not None:
+                answer["retryAfter"] = current_session.retry_after
+        if own.callbacks.session is not None:
+            answer = own.callbacks.session(answer, token=token)
+    return jsonify(answer)
+
+
+def _asked_parameters() -> dict[str, str]:
+    asked = request.args
+    return {
+        k: asked[k] for k in AUTHORIZE_PARAMETERS & set(asked) if len(asked[k]) < 256
+    }
+
+
+def _arguments() -> dict[str, list[str]]:
+    return request.args.to_dict(flat=False)
+
+
+def _remember(own: Runtime, response: Response, transaction: Transaction) -> None:
+    prefix = own.cookie_name()
+    name, value = own.transactions.seal(prefix, transaction, fallback=own.home())
+    room = cookie_size(name, value)
+    for surplus in own.transactions.surplus(prefix, request.cookies, room):
+        _forget(own, response, surplus)
+    _set_pending(own, response, name, value, LIFETIME)
+
+
+def _forget(own: Runtime, response: Response, name: str) -> None:
+    if name in request.cookies:
+        _set_pending(own, response, name, "", 0)
+
+
+def _set_pending(
+    own: Runtime, response: Response, name: str, value: str, max_age: int
+) -> None:
+    own.set_cookie(response, name, value, max_age=max_age, samesite="Lax")
+
+
+def _without_transaction(own: Runtime, state: RequestSession) -> str:
+    """Nobody here waits for this answer: reloaded, too late, or not ours."""
+    parse_callback(_arguments())
+    state.load(refresh=False)
+    if state.is_usable:
+        return own.home()
+    raise LoginError(
+        "This sign-in was begun in another browser, took too long, or was finished "
+        "before. Please start again."
+    )
+
+
+def _sign_in(own: Runtime, state: RequestSession, transaction: Transaction) -> str:
+    answer = parse_callback(_arguments())
+    check_issuer(answer, own.provider.metadata())
+    tokens = _exchange(own, answer.code, transaction)
+    try:
+        new, claims = _new_session(own, state, tokens, transaction)
+    except InvalidTokenError as error:
+        raise LoginError(
+            "The sign-in service sent an answer that cannot be trusted."
+        ) from error
+    state.end("login")
+    state.start(new)
+    own.emit(
+        signals.user_logged_in,
+        "user_logged_in",
+        "User logged in",
+        user=dict(new.token.user),
+        claims=claims,
+    )
+    return local_next(transaction.next) or own.home()
+
+
+def _exchange(own: Runtime, code: str, transaction: Transaction) -> Tokens:
+    try:
+        tokens = own.provider.exchange_code(
+            code=code,
+            redirect_uri=transaction.redirect_uri,
+            code_verifier=transaction.code_verifier,
+        )
+    except ProviderRejected as error:
+        if error.error in {"invalid_grant", "unsupported_token_type"}:
+            raise LoginError(
+                "The sign-in service did not accept this sign-in. Please start again."
+            ) from error
+        _log.error(
+            "The provider refuses to exchange codes (%s).",
+            error.error,
+            extra={"event": "configuration_refused"},
+        )
+        raise
+    if tokens.id_token is None:
+        raise LoginError("The sign-in service did not say who signed in.")
+    return tokens
+
+
+def _new_session(
+    own: Runtime, state: RequestSession, tokens: Tokens, transaction: Transaction
+) -> tuple[Session, dict[str, Any]]:
+    """Verify, let the application decide, and revoke what it refuses."""
+    try:
+        claims = own.provider.verify_login(tokens, nonce=transaction.nonce)
+        new = new_session(own, tokens, claims)
+        if own.callbacks.jwt is not None:
+            new = _decided(own, new, tokens)
+        state.check_size(new)
+    except BaseException:
+        _revoke_quietly(own, tokens.refresh_token)
+        raise
+    if tokens.expires_at - own.clock() <= own.settings.refresh_leeway:
+        _log.warning(
+            "Access tokens live no longer than COGNITO_REFRESH_LEEWAY (%s s): almost "
+            "every request refreshes. Make the leeway shorter.",
+            own.settings.refresh_leeway,
+        )
+    return new, claims
+
+
+def _decided(own: Runtime, new: Session, tokens: Tokens) -> Session:
+    assert own.callbacks.jwt is not None  # noqa: S101
+    account = {
+        "provider": "cognito",
+        "type": "oidc",
+        "providerAccountId": new.token.user["id"],
+        "access_token": tokens.access_token,
+        "expires_at": tokens.expires_at,
+        "refresh_token": tokens.refresh_token,
+        "id_token": tokens.id_token,
+        "scope": tokens.scope,
+    }
+    token = apply_jwt_callback(
+        own.callbacks.jwt, new.token, account=account, trigger="signIn"
+    )
+    return replace(new, token=token)
+
+
+def _revoke_quietly(own: Runtime, refresh_token: str | None) -> None:
+    if refresh_token is None:
+        return
+    try:
+        own.provider.revoke(refresh_token)
+    except CognitoAuthError as error:
+        _log.warning("The tokens of a refused login are not revoked: %s", error)
+
+
+def _user(state: RequestSession) -> dict[str, Any]:
+    return dict(state.session.token.user) if state.session else {}
+
+
+def _csrf_token(state: RequestSession) -> str:
+    return state.session.handle.csrf_token() if state.session else ""
+
+
+def _check_own_form(state: RequestSession) -> None:
+    """Raise unless a form of ours was sent: session-bound token, and our origin."""
+    if not _is_same_origin():
+        raise LoginError("This request did not come from this site.")
+    sent = request.form.get("csrfToken", "")
+    expected = _csrf_token(state)
+    if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
+        raise LoginError("This page was out of date. Please try again.")
+
+
+def _is_same_origin() -> bool:
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("Origin")
+    configured = runtime().settings.redirect_uri
+    ours = {runtime().origin()}
+    if configured:
+        parts = urlsplit(configured)
+        ours.add(f"{parts.scheme}://{parts.netloc}")
+    return origin in ours
+
+
+def _provider_logout(own: Runtime) -> str:
+    """Return Cognito's logout; our own page where that is not to be had."""
+    target = own.settings.logout_uri or _external(own.after_logout())
+    try:
+        return logout_url(
+            own.provider.metadata(),
+            client_id=own.settings.client_id,
+            logout_uri=target,
+        )
+    except (ProviderUnavailable, ProviderRejected) as error:
+        _log.warning("The browser stays signed in at the provider: %s", error)
+        return own.after_logout()
+
+
+def _external(path: str) -> str:
+    return runtime().origin() + path
+
+
+def _iso_expires() -> str:
+    expires = current_session.expires
+    return expires.isoformat().replace("+00:00", "Z") if expires else ""
