@@ -118,6 +118,10 @@ def local(
         pool.stop()
 
 
+def _until_interrupted() -> None:
+    threading.Event().wait()
+
+
 def _pool(port: int, host: str, users: Iterable[str], **settings: Any) -> LocalUserPool:
     # Late, so that `flask --help` does not pay for a web server and cryptography.
     from .local import LocalUserPool

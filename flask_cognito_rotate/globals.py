@@ -162,5 +162,12 @@ def _current() -> CognitoSession:
     return CognitoSession(state)
 
 
+class _Proxy(LocalProxy[CognitoSession]):
+    """A proxy that is not quietly false outside a request."""
+
+    def __bool__(self) -> bool:
+        return bool(self._get_current_object())
+
+
 #: The `CognitoSession` of the request that is being answered.
-current_session: CognitoSession = cast(CognitoSession, LocalProxy(_current))
+current_session: CognitoSession = cast(CognitoSession, _Proxy(_current))

@@ -122,6 +122,7 @@ class RequestSession:
         self.load(refresh=False)
         session = self.session
         if session is None:
+            self._forget()
             return True
         marked, refresh_tokens = self._runtime.rotation.end(session)
         for refresh_token in refresh_tokens:
@@ -135,13 +136,7 @@ class RequestSession:
             user=user,
             reason=reason,
         )
-        emit(
-            signals.session_ended,
-            "session_ended",
-            "Session ended",
-            user=user,
-            reason=reason,
-        )
+        self._ended(user, reason)
         self._forget()
         return marked
 
@@ -198,15 +193,24 @@ class RequestSession:
             duration=event.duration,
             final=event.final,
         )
-        if event.final:
-            reason = "refresh_lost" if event.lost else "refused"
-            emit(
-                signals.session_ended,
-                reason if event.lost else "session_ended",
-                "Session ended",
-                user=user,
-                reason=reason,
+        if event.lost and event.final:
+            self._ended(
+                user,
+                "refresh_lost",
+                "Session ended: the answer to an earlier refresh was lost on its way "
+                "or with a worker, and with it the only live refresh token. A grace "
+                "period at the app client (RetryGracePeriodSeconds) prevents this.",
             )
+        elif event.final:
+            self._ended(user, "refused")
+
+    def _ended(
+        self, user: dict[str, Any], reason: str, message: str = "Session ended"
+    ) -> None:
+        event = reason if reason == "refresh_lost" else "session_ended"
+        self._runtime.emit(
+            signals.session_ended, event, message, user=user, reason=reason
+        )
 
     def expires_at(self, session: Session) -> int:
         """Return the UNIX second at which the session ends without a request."""
@@ -256,8 +260,8 @@ class RequestSession:
     def _consult_record(self, session: Session) -> None:
         """Let the record have its say: ended, failed, newer or nothing."""
         try:
-            record = self._runtime.records.read(session.handle)
             session = self._check_cache(session)
+            record = self._runtime.records.read(session.handle)
         except CacheUnavailable as error:
             _log.warning("COGNITO_CACHE cannot be read: %s", error)
             self._cache_down = True
@@ -315,13 +319,7 @@ class RequestSession:
 
     def _expire(self, session: Session) -> None:
         """The session is past its limit, or cannot be refreshed at all."""
-        self._runtime.emit(
-            signals.session_ended,
-            "session_ended",
-            "Session ended",
-            user=dict(session.token.user),
-            reason="expired",
-        )
+        self._ended(dict(session.token.user), "expired")
         self._forget()
 
     def _rotate(self, session: Session, *, wait: bool) -> None:

@@ -161,8 +161,9 @@ class Runtime:
     def emit(self, signal: Any, event: str, message: str, **fields: Any) -> None:
         """Send `signal` and write the one log record of the event."""
         user = fields.get("user") or {}
-        level = logging.WARNING if "error" in fields else logging.INFO
         error = fields.get("error")
+        failed = error is not None or event == "refresh_lost"
+        level = logging.WARNING if failed else logging.INFO
         extra = {
             "event": event,
             "sub": user.get("id"),

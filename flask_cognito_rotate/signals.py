@@ -25,5 +25,5 @@ token_refreshed = _namespace.signal("token-refreshed")
 #: ``user``, ``error``, ``duration``, ``final``: whether the session is over.
 token_refresh_failed = _namespace.signal("token-refresh-failed")
 #: ``user``, ``reason``: ``"logout"``, ``"login"``, ``"refused"``, ``"refresh_lost"`` or
-#: ``"max_age"``.
+#: ``"expired"``.
 session_ended = _namespace.signal("session-ended")

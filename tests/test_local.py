@@ -1109,7 +1109,10 @@ class TestAccounts:
 
 
 class TestServer:
-    @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.com"])
+    @pytest.mark.parametrize(
+        "host",
+        ["0.0.0.0", "192.0.2.1", "::", "example.com"],  # noqa: S104 - to be refused
+    )
     def test_it_listens_on_loopback_only(self, host: str) -> None:
         """Any address that others can reach is refused, with the remedy."""
         with pytest.raises(ValueError, match=r"loopback only.*use 127\.0\.0\.1"):
