@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shlex
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 

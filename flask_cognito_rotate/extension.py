@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from flask import Blueprint, Flask, Response, request, url_for
 from markupsafe import Markup, escape
 
-from .cache import open_cache
+from .cache import Cache, check_location, open_cache
 from .config import Settings, read_settings
 from .decorators import require_entitlement, require_login
 from .errors import CognitoAuthError, ConfigurationError
@@ -80,7 +80,7 @@ class CognitoAuth:
                 ["CognitoAuth is on this application already: call init_app once"]
             )
         given = {k: v for k, v in self._overrides.items() if v is not None}
-        settings, warnings = read_settings({**app.config, **given}, os.environ)
+        settings, warnings = _settings({**app.config, **given})
         cache = open_cache(
             settings.cache,
             namespace=settings.namespace,
@@ -107,7 +107,7 @@ class CognitoAuth:
         # An application's own handler for the class stays.
         handlers = app.error_handler_spec[None][None]
         handlers.setdefault(CognitoAuthError, answer_error)
-        _exempt_from_csrf(app, blueprint)
+        _exempt_from_csrf(app)
 
     @property
     def blueprint(self) -> Blueprint:
@@ -190,6 +190,24 @@ class CognitoAuth:
         return url_for(runtime().endpoint("logout"))
 
 
+def _settings(config: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """Read the settings; a cache that cannot be is reported with all the rest."""
+    problems: list[str] = []
+    location = config.get("COGNITO_CACHE", os.environ.get("COGNITO_CACHE", "file:"))
+    if location is not None and not isinstance(location, Cache):
+        try:
+            check_location(location)
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    try:
+        settings, warnings = read_settings(config, os.environ)
+    except ConfigurationError as error:
+        raise ConfigurationError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigurationError(problems)
+    return settings, warnings
+
+
 def _names(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"expected a list of names, got the string {names!r}")
@@ -213,10 +231,11 @@ def _check_routes(app: Flask, blueprint: Blueprint, settings: Settings) -> None:
         raise ConfigurationError(problems)
 
 
-def _exempt_from_csrf(app: Flask, blueprint: Blueprint) -> None:
+def _exempt_from_csrf(app: Flask) -> None:
+    """Tell Flask-WTF's CSRFProtect that our forms carry a token of their own."""
     csrf = app.extensions.get("csrf")
     if csrf is not None:
-        csrf.exempt(blueprint)
+        csrf.exempt(app.extensions[EXTENSION].blueprint)
 
 
 def _before_request() -> None:
@@ -224,6 +243,8 @@ def _before_request() -> None:
     if endpoint is None:
         return
     own = runtime()
+    if endpoint == own.endpoint("logout_post"):
+        _exempt_from_csrf(own.app)  # it may have come later than `init_app`
     public = is_public(endpoint)
     if public and endpoint != own.endpoint("session"):
         return

@@ -3,7 +3,7 @@
 The `timeout` of requests bounds each wait for bytes, not the call: a server that drips
 one byte at a time holds it for ever, and name resolution is not bounded at all. So the
 call runs in a thread of its own; who waits for it goes on at the deadline and shuts the
-socket down, which ends the thread.
+socket down, which ends the thread. What is not connected by then is never sent.
 
 Every call opens a new connection. On one that is kept alive, a server's idle time-out
 looks like an answer that was lost, and a refresh token may be sent only once.
@@ -14,37 +14,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import requests
 from authlib.integrations.requests_client import OAuth2Session
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NameResolutionError,
-    NewConnectionError,
-)
-from urllib3.exceptions import ProxyError as PoolProxyError
-from urllib3.exceptions import SSLError as PoolSSLError
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from .errors import ProviderUnavailable
 
 #: A token answer has some 7 kB, a key set 1 kB.
 MAX_ANSWER_BYTES: Final = 512 * 1024
-
-_NEVER_SENT: Final = (
-    requests.ConnectTimeout,
-    requests.exceptions.ProxyError,
-    requests.exceptions.SSLError,
-    ConnectTimeoutError,
-    NameResolutionError,
-    NewConnectionError,
-    PoolProxyError,
-    PoolSSLError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +68,73 @@ def send(call: Call, *, timeout: float) -> Answer:
 
 
 class BoundedAdapter(HTTPAdapter):
-    """An adapter whose connections can be shut down from another thread."""
+    """An adapter for one call, which another thread can end."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._over = False
+        #: Copies, because TLS takes the original descriptor away from its socket.
         self._sockets: list[socket.socket] = []
+        #: True once a connection stands, TLS included: from then on nobody knows
+        #: what of the request has arrived.
+        self.connected = False
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        manager: Any = self.poolmanager
-        manager.pool_classes_by_scheme = {
-            scheme: _tracked(pool, self._sockets.append)
-            for scheme, pool in manager.pool_classes_by_scheme.items()
-        }
+        self._track(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        return self._track(super().proxy_manager_for(*args, **kwargs))
 
     def shut_down(self) -> None:
-        """Wake whoever waits for bytes of this adapter's connections."""
-        for sock in self._sockets:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        """Wake whoever waits for bytes, and let nothing be sent from now on."""
+        with self._lock:
+            self._over = True
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        super().close()
+        with self._lock:
+            self._over = True
+            while self._sockets:
+                self._sockets.pop().close()
+
+    def opened(self, sock: socket.socket) -> None:
+        """Take note of a TCP connection. Raises TimeoutError when it is too late."""
+        with self._lock:
+            if self._over:
+                sock.close()
+                raise TimeoutError("the call is over")
+            self._sockets.append(sock.dup())
+
+    def ready(self) -> None:
+        """Let the request be sent. Raises TimeoutError when it is too late."""
+        with self._lock:
+            if self._over:
+                raise TimeoutError("the call is over")
+            self.connected = True
+
+    def _track(self, manager: Any) -> Any:
+        manager.pool_classes_by_scheme = {
+            scheme: _tracked(pool, self)
+            for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+        return manager
 
 
-def _tracked(pool: Any, register: Callable[[socket.socket], None]) -> Any:
+def _tracked(pool: Any, adapter: BoundedAdapter) -> Any:
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def _new_conn(self) -> socket.socket:
+            sock: socket.socket = super()._new_conn()
+            adapter.opened(sock)
+            return sock
+
         def connect(self) -> None:
             super().connect()
-            register(self.sock)
+            adapter.ready()
 
     return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
@@ -138,12 +162,14 @@ class _Exchange:
     def result(self) -> Answer:
         if not self._done.wait(self._timeout):
             self._adapter.shut_down()
-            raise ProviderUnavailable(f"no answer in {self._timeout:g} s")
+            raise ProviderUnavailable(
+                f"no answer in {self._timeout:g} s", sent=self._adapter.connected
+            )
         outcome = self._outcome
         if isinstance(outcome, Answer):
             return outcome
         if isinstance(outcome, (requests.RequestException, HTTPError, OSError)):
-            raise _unavailable(outcome) from None
+            raise _unavailable(outcome, self._adapter.connected) from None
         assert outcome is not None  # noqa: S101
         raise outcome
 
@@ -182,23 +208,11 @@ def _body(response: requests.Response) -> bytes:
     return body
 
 
-def _unavailable(error: BaseException) -> ProviderUnavailable:
+def _unavailable(error: BaseException, connected: bool) -> ProviderUnavailable:
     """Say what is known. The text of `error` may hold the URL and stays out."""
     kind = type(error).__name__
-    if isinstance(error, requests.Timeout) and not isinstance(
-        error, requests.ConnectTimeout
-    ):
-        return ProviderUnavailable(f"no answer in time ({kind})")
-    if _never_sent(error):
+    if not connected:
         return ProviderUnavailable(f"cannot be reached ({kind})", sent=False)
+    if isinstance(error, (requests.Timeout, PoolTimeoutError, TimeoutError)):
+        return ProviderUnavailable(f"no answer in time ({kind})")
     return ProviderUnavailable(f"the connection broke ({kind})", broken=True)
-
-
-def _never_sent(error: BaseException) -> bool:
-    if isinstance(error, _NEVER_SENT):
-        return True
-    if not isinstance(error, (requests.ConnectionError, HTTPError, OSError)):
-        return True  # an invalid URL, say: requests raised it before sending
-    inner = error.args[0] if error.args else None
-    reason = getattr(inner, "reason", inner)
-    return isinstance(reason, _NEVER_SENT)

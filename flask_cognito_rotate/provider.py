@@ -187,14 +187,13 @@ class Provider:
         except ProviderUnavailable as error:
             error.sent = False
             raise
-        answer = self._post(url, form, timeout)
         try:
-            return self._parse(answer)
+            return self._parse(self._post(url, form, _left(end)))
         except ProviderRejected as error:
             if error.error != "invalid_client" or not self._reread_secret():
                 raise
         # Refused for its credentials, so the grant in it was not looked at.
-        return self._parse(self._post(url, form, max(0.1, end - time.monotonic())))
+        return self._parse(self._post(url, form, _left(end)))
 
     def _parse(self, answer: Answer) -> Tokens:
         return parse_token_answer(
@@ -229,6 +228,11 @@ class Provider:
 
     def _keys_url(self) -> str:
         return self.metadata().jwks_uri
+
+
+def _left(end: float) -> float:
+    """Return the seconds until `end`, by the monotonic clock; never quite none."""
+    return max(0.1, end - time.monotonic())
 
 
 def _parse_keys(document: object) -> KeySet:

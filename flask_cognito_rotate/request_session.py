@@ -109,7 +109,7 @@ class RequestSession:
     def start(self, session: Session) -> None:
         """Put a new session in the place of whatever the browser carried."""
         self._loaded = True
-        self._opened = None
+        self._opened, self._broken = None, False
         self.session, self.problem = session, None
         self._dirty = True
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+from .breaker import Breaker
 from .cache import Lock
 from .errors import (
     CacheUnavailable,
@@ -511,60 +511,6 @@ class Rotation:
                 error,
                 extra={"event": "revoke_failed"},
             )
-
-
-class Breaker:
-    """Spares a provider that fails for everybody, in this process.
-
-    Three sessions in a row that meet a broken connection, a 5xx or a 429 open it; then
-    one probe at a time goes through, and a success closes it. A 429 only slows: its
-    pauses do not grow.
-    """
-
-    _SESSIONS: Final = 3
-    _LONGEST_SECONDS: Final = 30.0
-    _THROTTLED_SECONDS: Final = 0.5
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._failed: dict[str, None] = {}
-        self._opened = 0
-        self._until = 0.0
-
-    def pause(self, now: float) -> float:
-        """Return the seconds to wait; 0 lets the caller through, as the probe."""
-        with self._lock:
-            if now < self._until:
-                return self._until - now
-            if self._opened:
-                self._until = now + self._interval()
-            return 0.0
-
-    def success(self) -> None:
-        with self._lock:
-            self._failed.clear()
-            self._opened, self._until = 0, 0.0
-
-    def failure(self, sid: str, error: CognitoAuthError, now: float) -> None:
-        """Count a failed call of session `sid` at `now`."""
-        status = getattr(error, "status_code", None)
-        if status is not None and status < 500 and status != 429:
-            return
-        with self._lock:
-            self._failed[sid] = None
-            if len(self._failed) < self._SESSIONS:
-                return
-            while len(self._failed) > self._SESSIONS:
-                del self._failed[next(iter(self._failed))]
-            if status == 429:
-                self._until = now + self._THROTTLED_SECONDS
-                return
-            self._opened += 1
-            self._until = now + self._interval()
-
-    def _interval(self) -> float:
-        interval: float = 2.0 ** min(self._opened, 5) / 2
-        return min(interval, self._LONGEST_SECONDS)
 
 
 def _transient(message: str, retry_after: float) -> RefreshAccessTokenError:

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"cache"}),),
     (frozenset({"provider", "http"}),),
     (frozenset({"sessions"}),),
-    (frozenset({"rotation"}), frozenset({"client"})),
+    (frozenset({"rotation", "breaker"}), frozenset({"client"})),
     (
         frozenset(
             {

@@ -80,7 +80,7 @@ class Browser:
             auth = (self.pool.client_id, self.pool.client_secret)
         return self.post("/oauth2/token", data=form, auth=auth)
 
-    def redeem(self, code: str, auth: Any = "basic", **changes: str) -> Any:
+    def redeem(self, code: str, auth: Any = "basic", /, **changes: str) -> Any:
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -1107,8 +1107,28 @@ class TestAccounts:
         ):
             assert secret not in shown.replace(theirs, "")
 
+    def test_old_entries_are_forgotten(
+        self, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pool that runs for weeks keeps the newest requests and tokens only."""
+        monkeypatch.setattr("flask_cognito_rotate.local.recent.MOST", 3)
+
+        tokens = [browser.login()["refresh_token"] for _ in range(4)]
+
+        assert len(browser.pool.requests) == 3
+        assert [browser.pool.is_live(token) for token in tokens] == [False] + [True] * 3
+
 
 class TestServer:
+    @pytest.mark.parametrize(
+        ("path", "status"), [("/", 200), ("/favicon.ico", 204), ("/nowhere", 404)]
+    )
+    def test_other_pages_are_answered(
+        self, browser: Browser, path: str, status: int
+    ) -> None:
+        """The start page says what this is; what is not there is a page as well."""
+        assert browser.get(path).status_code == status
+
     @pytest.mark.parametrize(
         "host",
         ["0.0.0.0", "192.0.2.1", "::", "example.com"],  # noqa: S104 - to be refused

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flask_cognito_rotate.breaker import Breaker
 from flask_cognito_rotate.cache import Cache, Lock
 from flask_cognito_rotate.cache.memory import MemoryCache
 from flask_cognito_rotate.errors import (
@@ -22,7 +23,6 @@ from flask_cognito_rotate.errors import (
 )
 from flask_cognito_rotate.model import StoredToken, Tokens
 from flask_cognito_rotate.rotation import (
-    Breaker,
     Refreshed,
     RefreshFailed,
     Rotation,

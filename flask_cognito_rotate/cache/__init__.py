@@ -12,7 +12,7 @@ from importlib import import_module
 from ..errors import ConfigurationError
 from .base import Cache, Lock
 
-__all__ = ["Cache", "Lock", "open_cache"]
+__all__ = ["Cache", "Lock", "check_location", "open_cache"]
 
 #: Scheme -> module of this package.
 _BACKENDS = {"memory": "memory", "file": "file"}
@@ -39,6 +39,20 @@ def open_cache(location: object, *, namespace: str, instance_path: str) -> Cache
     """
     if isinstance(location, Cache):
         return location
+    module, rest = check_location(location)
+    backend = import_module(f".{module}", __name__)
+    cache: Cache = backend.open_location(
+        rest, namespace=namespace, instance_path=instance_path
+    )
+    return cache
+
+
+def check_location(location: object) -> tuple[str, str]:
+    """Return the backend's module and what it is to open, without opening it.
+
+    Raises:
+        ConfigurationError: the location is unknown or not supported.
+    """
     if not isinstance(location, str):
         raise _mistake(_what_is_wrong_with(location))
     match = _LOCATION.fullmatch(location)
@@ -48,11 +62,7 @@ def open_cache(location: object, *, namespace: str, instance_path: str) -> Cache
     if scheme not in _BACKENDS:
         why = "is not supported by this version" if scheme in _NOT_YET else "is unknown"
         raise _mistake(f"names the scheme {scheme}:, which {why}")
-    backend = import_module(f".{_BACKENDS[scheme]}", __name__)
-    cache: Cache = backend.open_location(
-        rest, namespace=namespace, instance_path=instance_path
-    )
-    return cache
+    return _BACKENDS[scheme], rest
 
 
 def _what_is_wrong_with(location: object) -> str:

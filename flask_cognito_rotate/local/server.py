@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
-_POLL = 0.02  # seconds that `stop` may wait for the accepting loop
-_JOIN = 2.0  # seconds that `stop` waits for one connection's thread
+_JOIN = 2.0  # seconds that `stop` waits for a connection
 
 
 class _Handler(WSGIRequestHandler):
     """Reports to this package's logger, and never a query string."""
+
+    protocol_version = "HTTP/1.1"
+
+    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+        """End the connection: without an answer it would be kept for the next one."""
+        self.close_connection = True
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: the wire logs what matters."""
@@ -91,16 +97,14 @@ class PoolServer:
 
     def __init__(self, pool: LocalUserPool) -> None:
         self._stopping = threading.Event()
+        self._host = pool.host
         wire = Wire(pool, create_app(pool), self._stopping)
         with _listen(pool.host, pool.port) as listening:
             # werkzeug duplicates the socket; binding it ourselves makes a taken port
             # an OSError instead of an exit of the whole process.
             self._server = _Server(pool.host, listening, wire)
         self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": _POLL},
-            name="local-user-pool",
-            daemon=True,
+            target=self._serve, name="local-user-pool", daemon=True
         )
 
     @property
@@ -115,9 +119,21 @@ class PoolServer:
     def stop(self) -> None:
         """Close the port and all connections; wait for the threads."""
         self._stopping.set()
-        self._server.shutdown()
+        self._knock()
         self._thread.join()
         self._server.end_connections()
+
+    def _serve(self) -> None:
+        with self._server:
+            while not self._stopping.is_set():
+                self._server.handle_request()
+
+    def _knock(self) -> None:
+        # Wakes the accepting loop at once, where `serve_forever` would poll for this.
+        address = (self._host, self._server.port)
+        # Refused, it is awake already and has left.
+        with contextlib.suppress(OSError):
+            socket.create_connection(address, timeout=_JOIN).close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
