@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from browsing import NAVIGATE, SCRIPT, cookies_set, session_cookies, twin
+from browsing import NAVIGATE, SCRIPT, cookies_set, session_cookies, sign_out, twin
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -744,7 +744,34 @@ def test_wrong_refreshed_id_token_ends_the_session(
     assert signed_in.get("/").json == {"user": user, "error": "RefreshAccessTokenError"}
     assert pool.counters["revoke"] == 1
     assert pool.counters[REFRESH] == 1
-    assert pool.live_refresh_tokens() == []
+    assert pool.live_refresh_tokens() == 0
+
+
+def test_access_token_beside_a_wrong_id_token_is_never_used(
+    make_app: Any, sign_in: Any, pool: LocalUserPool, clock: Any, gate: Gate
+) -> None:
+    """D04: neither the request that fetched it nor one beside it ever sees it."""
+    app = make_app()
+    app.add_url_rule("/seen", "seen", lambda: {"token": current_session.access_token})
+    client = app.test_client()
+    sign_in(client)
+    beside = twin(client)
+    before = client.get("/seen").json["token"]
+    pool.rotate_keys()  # so that the check has to fetch the keys, and can be held there
+    pool.faults.tamper("id_token", claims=lambda c: {**c, "sub": "mallory"})
+    pool.faults.queue("jwks", Fault(before=gate))
+    clock.advance(3600 - 30)
+
+    with ThreadPoolExecutor(1) as threads:
+        refreshing = threads.submit(client.get, "/seen")
+        assert gate.arrived.wait(5)
+        seen_beside = beside.get("/seen").json
+        gate.opened.set()
+        seen = refreshing.result().json
+
+    assert seen_beside == {"token": before}
+    assert seen == {"token": None}
+    assert client.get("/seen").json == beside.get("/seen").json == {"token": None}
 
 
 def test_wrong_id_token_ahead_of_time_ends_the_session_too(
@@ -802,15 +829,14 @@ def test_keys_replaced_before_signing_are_fetched(
     assert pool.counters["jwks"] == fetched + 1
 
 
+@pytest.mark.parametrize("held", ["before", "after"])
 def test_logout_while_a_refresh_is_in_flight(
-    signed_in: FlaskClient, pool: LocalUserPool, clock: Any, gate: Gate
+    signed_in: FlaskClient, pool: LocalUserPool, clock: Any, gate: Gate, held: str
 ) -> None:
     """D23: the session stays dead, and what comes back late is revoked."""
-    from browsing import sign_out
-
     beside = twin(signed_in)
     clock.advance(3600)
-    pool.faults.queue(REFRESH, Fault(before=gate))
+    pool.faults.queue(REFRESH, Fault(**{held: gate}))
     with ThreadPoolExecutor(1) as threads:
         late = threads.submit(signed_in.get, "/private", headers=SCRIPT)
         assert gate.arrived.wait(5)
@@ -819,7 +845,7 @@ def test_logout_while_a_refresh_is_in_flight(
 
         assert late.result().status_code == 401
 
-    assert pool.live_refresh_tokens() == []
+    assert pool.live_refresh_tokens() == 0
     assert signed_in.get("/private", headers=SCRIPT).status_code == 401
 
 
