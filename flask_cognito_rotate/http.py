@@ -28,6 +28,7 @@ from .errors import ProviderUnavailable
 
 #: A token answer has some 7 kB, a key set 1 kB.
 MAX_ANSWER_BYTES: Final = 512 * 1024
+_PIECE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +106,22 @@ class BoundedAdapter(HTTPAdapter):
     def opened(self, sock: socket.socket) -> None:
         """Take note of a TCP connection. Raises TimeoutError when it is too late."""
         with self._lock:
-            if self._over:
+            try:
+                self._go_on()
+                self._sockets.append(sock.dup())
+            except OSError:
                 sock.close()
-                raise TimeoutError("the call is over")
-            self._sockets.append(sock.dup())
+                raise
 
     def ready(self) -> None:
         """Let the request be sent. Raises TimeoutError when it is too late."""
         with self._lock:
-            if self._over:
-                raise TimeoutError("the call is over")
+            self._go_on()
             self.connected = True
+
+    def _go_on(self) -> None:
+        if self._over:
+            raise TimeoutError("the call is over")
 
     def _track(self, manager: Any) -> Any:
         manager.pool_classes_by_scheme = {
@@ -160,14 +166,16 @@ class _Exchange:
         self._done.set()
 
     def result(self) -> Answer:
-        if not self._done.wait(self._timeout):
+        in_time = self._done.wait(self._timeout)
+        if not in_time:
             self._adapter.shut_down()
-            raise ProviderUnavailable(
-                f"no answer in {self._timeout:g} s", sent=self._adapter.connected
-            )
         outcome = self._outcome
         if isinstance(outcome, Answer):
             return outcome
+        if not in_time:
+            raise ProviderUnavailable(
+                f"no answer in {self._timeout:g} s", sent=self._adapter.connected
+            )
         if isinstance(outcome, (requests.RequestException, HTTPError, OSError)):
             raise _unavailable(outcome, self._adapter.connected) from None
         assert outcome is not None  # noqa: S101
@@ -202,9 +210,12 @@ def _bare(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _body(response: requests.Response) -> bytes:
-    body: bytes = response.raw.read(MAX_ANSWER_BYTES + 1)
-    if len(body) > MAX_ANSWER_BYTES:
-        raise ProviderUnavailable("the answer is too large")
+    body = b""
+    # Only a read at the end tells an answer that is whole from one that broke off.
+    while piece := response.raw.read(_PIECE_BYTES):
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ProviderUnavailable("the answer is too large")
     return body
 
 

@@ -11,13 +11,14 @@ from flask import (
     jsonify,
     make_response,
     render_template,
+    request,
     url_for,
 )
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import InternalServerError, default_exceptions
 
 from .errors import CognitoAuthError, LoginError
-from .runtime import runtime
+from .runtime import local_next, runtime
 
 _TITLES = {
     400: "This sign-in did not work",
@@ -48,11 +49,21 @@ def error_page(error: CognitoAuthError) -> Response:
         status=status,
         title=_TITLES.get(status, "Something went wrong"),
         advice=str(error) if isinstance(error, LoginError) else _ADVICE.get(status, ""),
-        login_url=url_for(runtime().endpoint("login")),
+        way_out=_way_out(status),
     )
     if status == 503:
         response.headers["Retry-After"] = str(retry_after(error))
     return response
+
+
+def _way_out(status: int) -> dict[str, str]:
+    """Return the error page's one link: the same page where waiting is all it takes."""
+    own = runtime()
+    # What the callback's address holds works once.
+    if status != 503 or request.endpoint == own.endpoint("callback"):
+        return {"text": "Sign in again", "url": url_for(own.endpoint("login"))}
+    again = local_next(request.url) if request.method in {"GET", "HEAD"} else None
+    return {"text": "Try again", "url": again or own.home()}
 
 
 def answer_error(error: CognitoAuthError) -> ResponseReturnValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -33,15 +34,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("flask_cognito_rotate")
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 #: How long after a failed fetch the stale document serves without another try.
 _RETRY_SECONDS: Final = 10.0
+#: How long after a failed fetch that somebody waited for its failure is shared.
+_SHARE_FAILURE_SECONDS: Final = 1.0
 #: How long a key set that lacked a ``kid`` is not fetched again for its sake.
 _UNKNOWN_KEY_SECONDS: Final = 10.0
 #: A stale document outlives its freshness in the cache by this factor.
 _KEEP_FACTOR: Final = 30
 #: A revocation is best effort: a logout waits no longer for it.
 _REVOKE_SECONDS: Final = 2.5
+#: Below this there is no point in sending.
+_LEAST_SECONDS: Final = 0.2
 
 
 class Provider:
@@ -113,13 +119,15 @@ class Provider:
         Raises:
             ProviderUnavailable, ProviderRejected: it may still be alive.
         """
-        url = self.metadata().revocation_endpoint
         form = revocation_request(
             client_id=self._settings.client_id, token=refresh_token
         )
-        timeout = min(_REVOKE_SECONDS, self._settings.http_timeout)
-        answer = self._post(url, form, timeout)
-        parse_revocation_answer(answer.status, answer.body)
+        self._ask(
+            lambda metadata: metadata.revocation_endpoint,
+            form,
+            min(_REVOKE_SECONDS, self._settings.http_timeout),
+            lambda answer: parse_revocation_answer(answer.status, answer.body),
+        )
 
     def verify_login(self, tokens: Tokens, *, nonce: str) -> dict[str, Any]:
         """Check the ID token of a login and return its claims.
@@ -181,44 +189,69 @@ class Provider:
             raise
 
     def _tokens(self, form: dict[str, str], timeout: float) -> Tokens:
+        return self._ask(
+            lambda metadata: metadata.token_endpoint,
+            form,
+            timeout,
+            lambda answer: parse_token_answer(
+                answer.status, answer.headers, answer.body, now=self._clock()
+            ),
+        )
+
+    def _ask(
+        self,
+        endpoint: Callable[[ProviderMetadata], str],
+        form: dict[str, str],
+        timeout: float,
+        parse: Callable[[Answer], _R],
+    ) -> _R:
+        """Post `form`, in `timeout` seconds with everything that it takes."""
         end = time.monotonic() + timeout
         try:
-            url = self.metadata().token_endpoint
+            url = endpoint(self._metadata.current(timeout))
         except ProviderUnavailable as error:
             error.sent = False
             raise
+        secret = self._current_secret()
         try:
-            return self._parse(self._post(url, form, _left(end)))
+            return parse(self._post(url, form, secret, end))
         except ProviderRejected as error:
-            if error.error != "invalid_client" or not self._reread_secret():
+            if error.error != "invalid_client":
+                raise
+            newer = self._newer_secret(secret)
+            if newer is None:
                 raise
         # Refused for its credentials, so the grant in it was not looked at.
-        return self._parse(self._post(url, form, _left(end)))
+        return parse(self._post(url, form, newer, end))
 
-    def _parse(self, answer: Answer) -> Tokens:
-        return parse_token_answer(
-            answer.status, answer.headers, answer.body, now=self._clock()
-        )
-
-    def _post(self, url: str, form: dict[str, str], timeout: float) -> Answer:
+    def _post(
+        self, url: str, form: dict[str, str], secret: str | None, end: float
+    ) -> Answer:
         from .http import Call, send
 
-        call = Call("POST", url, form, self._settings.client_id, self._current_secret())
-        return send(call, timeout=timeout)
+        left = end - time.monotonic()
+        if left < _LEAST_SECONDS / 2:
+            raise ProviderUnavailable("no time is left to send", sent=False)
+        call = Call("POST", url, form, self._settings.client_id, secret)
+        return send(call, timeout=left)
 
     def _current_secret(self) -> str | None:
         if not callable(self._secret):
             return self._secret
         if self._secret_value is None:
-            self._secret_value = self._secret()
+            self._secret_value = _call_for_secret(self._secret)
         return self._secret_value
 
-    def _reread_secret(self) -> bool:
-        """Ask the callable again; True when it has another secret now."""
+    def _newer_secret(self, refused: str | None) -> str | None:
+        """Return another secret than the refused one, None where there is none.
+
+        The callable is asked again, unless another thread has done so meanwhile.
+        """
         if not callable(self._secret):
-            return False
-        before, self._secret_value = self._secret_value, self._secret()
-        return before != self._secret_value
+            return None
+        if self._secret_value == refused:
+            self._secret_value = _call_for_secret(self._secret)
+        return None if self._secret_value == refused else self._secret_value
 
     def _metadata_url(self) -> str:
         return discovery_url(self._settings.issuer)
@@ -235,17 +268,32 @@ def _left(end: float) -> float:
     return max(0.1, end - time.monotonic())
 
 
+def _call_for_secret(secret: Callable[[], str]) -> str:
+    try:
+        return secret()
+    except Exception as error:
+        # Somebody's secrets manager is down: whatever it raises, it is for now.
+        raise ProviderUnavailable(
+            f"COGNITO_CLIENT_SECRET cannot be read ({type(error).__name__})", sent=False
+        ) from error
+
+
 def _parse_keys(document: object) -> KeySet:
     from .protocol.verification import parse_jwks
 
-    return parse_jwks(document)
+    try:
+        return parse_jwks(document)
+    except ProviderRejected as error:
+        # Nothing is wrong with a token because its keys are not to be had.
+        raise ProviderUnavailable(str(error)) from error
 
 
 class _Document(Generic[_T]):
     """A JSON document of the provider: in this process, in the cache, at its URL.
 
-    One thread fetches at a time. A failure is remembered for a moment, so that those
-    who queued behind it share it, and a stale document serves on.
+    One thread fetches at a time, and nobody waits for it who can be served with a
+    stale document. A failure is remembered for a moment, so that those who queued
+    behind it share it.
     """
 
     def __init__(
@@ -265,11 +313,11 @@ class _Document(Generic[_T]):
         self._value: _T | None = None
         self._fetched_at = 0.0
         self._rest_until = 0.0
-        self._failure: ProviderUnavailable | None = None
+        self._failure: ProviderUnavailable | ProviderRejected | None = None
 
-    def current(self) -> _T:
+    def current(self, timeout: float = math.inf) -> _T:
         """Return the document, not older than ``COGNITO_DISCOVERY_MAX_AGE`` if it can
-        be had.
+        be had, in `timeout` seconds or COGNITO_HTTP_TIMEOUT, whichever is less.
 
         Raises:
             ProviderUnavailable: not to be had, and none is kept.
@@ -278,23 +326,39 @@ class _Document(Generic[_T]):
         value = self._value
         if value is not None and self._is_fresh(self._fetched_at):
             return value
-        with self._lock:
-            if self._value is not None and self._is_fresh(self._fetched_at):
-                return self._value
-            self._take_shared()
+        timeout = min(timeout, self._provider.settings.http_timeout)
+        end = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=0 if value is not None else timeout):
+            if value is not None:
+                return value
+            raise ProviderUnavailable(f"no {self._name} document in {timeout:g} s")
+        try:
             if self._value is None or not self._is_fresh(self._fetched_at):
-                self._revalidate()
+                self._take_shared()
+            if self._value is None or not self._is_fresh(self._fetched_at):
+                self._revalidate(end)
             assert self._value is not None  # noqa: S101
             return self._value
+        finally:
+            self._lock.release()
 
     def newer_than(self, seen: _T) -> _T | None:
-        """Fetch again because `seen` lacks something; None while that must rest."""
+        """Fetch again because `seen` lacks something; None while that must rest.
+
+        Raises:
+            ProviderUnavailable, ProviderRejected: the fetch failed.
+        """
+        end = time.monotonic() + self._provider.settings.http_timeout
         with self._lock:
             if self._value is not None and self._value is not seen:
                 return self._value
             if self._provider.now() < self._rest_until:
                 return None
-            return self._fetch()
+            try:
+                return self._fetch(end)
+            except (ProviderUnavailable, ProviderRejected):
+                self.rest(_SHARE_FAILURE_SECONDS)
+                raise
 
     def rest(self, seconds: float) -> None:
         """Fetch for nobody's sake for so long."""
@@ -304,36 +368,31 @@ class _Document(Generic[_T]):
         age = self._provider.now() - fetched_at
         return age < self._provider.settings.discovery_max_age
 
-    def _revalidate(self) -> None:
-        now = self._provider.now()
-        if now < self._rest_until and (self._value is not None or self._failure):
-            if self._value is None and self._failure is not None:
-                raise ProviderUnavailable(str(self._failure)) from self._failure
-            return
+    def _revalidate(self, end: float) -> None:
+        if self._provider.now() < self._rest_until:
+            if self._value is not None:
+                return
+            if self._failure is not None:
+                raise _again(self._failure)
         try:
-            self._fetch()
+            self._fetch(end)
         except (ProviderUnavailable, ProviderRejected) as error:
             if self._value is None:
                 # Those who queued behind this try share its failure, no one later.
-                self.rest(1.0)
+                self._failure = _again(error)
+                self.rest(_SHARE_FAILURE_SECONDS)
                 raise
             self.rest(_RETRY_SECONDS)
             _log.warning(
                 "The stale %s document of the provider serves on: %s", self._name, error
             )
 
-    def _fetch(self) -> _T:
+    def _fetch(self, end: float) -> _T:
         from .http import Call, send
 
-        self._failure = None
-        try:
-            answer = send(
-                Call("GET", self._url()), timeout=self._provider.settings.http_timeout
-            )
-            document = _load(answer)
-        except ProviderUnavailable as error:
-            self._failure = error
-            raise
+        url = self._url()
+        left = max(_LEAST_SECONDS / 2, end - time.monotonic())
+        document = _load(send(Call("GET", url), timeout=left))
         value = self._parse(document)
         self._value, self._fetched_at = value, self._provider.now()
         self._share(document)
@@ -349,9 +408,11 @@ class _Document(Generic[_T]):
         try:
             entry = json.loads(raw)
             fetched_at, value = float(entry["at"]), self._parse(entry["document"])
-        except (ValueError, KeyError, TypeError, ProviderRejected):
+        except (ValueError, KeyError, TypeError, ProviderRejected, ProviderUnavailable):
             return
-        if fetched_at > self._fetched_at:
+        latest = self._provider.now() + self._provider.settings.clock_skew
+        # One from the future would stay fresh until then.
+        if self._fetched_at < fetched_at <= latest:
             self._value, self._fetched_at = value, fetched_at
 
     def _share(self, document: object) -> None:
@@ -361,6 +422,21 @@ class _Document(Generic[_T]):
             self._cache.set(self._name, entry, keep)
         except CacheUnavailable as error:
             _log.warning("The %s document is not shared: %s", self._name, error)
+
+
+def _again(
+    error: ProviderUnavailable | ProviderRejected,
+) -> ProviderUnavailable | ProviderRejected:
+    """Return the same failure for another thread: an exception belongs to the one
+    that raised it, and its traceback holds what that one was about to send."""
+    if isinstance(error, ProviderRejected):
+        return ProviderRejected(str(error), error=error.error)
+    return ProviderUnavailable(
+        str(error),
+        retry_after=error.retry_after,
+        sent=error.sent,
+        status_code=error.status_code,
+    )
 
 
 def _load(answer: Answer) -> object:

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Response, g, request
+from flask import Response, g
 
 from . import signals
 from .errors import (
     CacheUnavailable,
     CognitoAuthError,
-    LoginError,
     LoginRequired,
     RefreshAccessTokenError,
 )
@@ -24,15 +23,12 @@ from .protocol.refresh import Decision, RefreshPolicy, decide
 from .provider import Provider
 from .rotation import Refreshed, RefreshFailed, SessionEnded
 from .runtime import JwtCallback, Runtime, runtime
-from .sealing import BrokenSeal, ExpiredSeal, UnknownSealingKey
+from .session_cookie import SessionCookie
 from .sessions import (
-    CookieTooLarge,
     Handle,
-    OpenedCookie,
     Record,
     Session,
     State,
-    slim,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
 #: Where the session of a request lies on `flask.g`.
 _STATE: Final = "_cognito_rotate_session"
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 
 
 class RequestSession:
@@ -49,9 +45,8 @@ class RequestSession:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._name = runtime.cookie_name()
-        self._opened: OpenedCookie | None = None
-        self._broken = False
+        self._cookie = SessionCookie(runtime)
+        self._over = False
         self._dirty = False
         self._loaded = False
         self._called = False
@@ -64,7 +59,7 @@ class RequestSession:
 
     @property
     def has_cookie(self) -> bool:
-        return self._name in request.cookies
+        return self._cookie.is_there
 
     @property
     def is_usable(self) -> bool:
@@ -97,21 +92,18 @@ class RequestSession:
         if not force and decision is Decision.KEEP:
             return False
         before = session.token.access_token
-        self._rotate(session, wait=force or decision is not Decision.REFRESH_AHEAD)
-        if self.problem is None:
-            return self.session is not None and (
-                self.session.token.access_token != before
-            )
-        if not force and decision is Decision.REFRESH_AHEAD:
-            return False
-        raise _as_refresh_error(self.problem)
+        wait = force or decision is not Decision.REFRESH_AHEAD
+        failure = self._rotate(session, wait=wait)
+        if failure is not None and wait:
+            raise _as_refresh_error(failure)
+        return self.session is not None and self.session.token.access_token != before
 
     def start(self, session: Session) -> None:
         """Put a new session in the place of whatever the browser carried."""
         self._loaded = True
-        self._opened, self._broken = None, False
+        self._cookie.forget()
         self.session, self.problem = session, None
-        self._dirty = True
+        self._over, self._dirty = False, True
 
     def end(self, reason: str) -> bool:
         """End the session for every holder of it and revoke what it holds.
@@ -188,6 +180,7 @@ class RequestSession:
             signals.token_refresh_failed,
             "token_refresh_failed",
             f"Access token not refreshed: {event.error}",
+            level=logging.WARNING,
             user=user,
             error=event.error,
             duration=event.duration,
@@ -207,30 +200,33 @@ class RequestSession:
     def _ended(
         self, user: dict[str, Any], reason: str, message: str = "Session ended"
     ) -> None:
-        event = reason if reason == "refresh_lost" else "session_ended"
+        lost = reason == "refresh_lost"
         self._runtime.emit(
-            signals.session_ended, event, message, user=user, reason=reason
+            signals.session_ended,
+            reason if lost else "session_ended",
+            message,
+            level=logging.WARNING if lost else logging.INFO,
+            user=user,
+            reason=reason,
         )
-
-    def expires_at(self, session: Session) -> int:
-        """Return the UNIX second at which the session ends without a request."""
-        settings = self._runtime.settings
-        written = self._opened.written if self._opened and not self._dirty else None
-        idle = (self._now() if written is None else written) + settings.session_max_age
-        absolute = settings.session_absolute_max_age
-        if absolute is None:
-            return int(idle)
-        return int(min(idle, session.token.iat + absolute))
 
     def commit(self, response: Response) -> None:
         """Write the cookie where it must be written, and the headers that go with
         it."""
         if self._loaded:
             response.vary.add("Cookie")
-        if self._broken:
-            self._clear(response)
+        if self._over or self._cookie.is_broken:
+            self._cookie.clear(response)
         elif self.session is not None and self._must_write(self.session):
             self._write(response, self.session)
+
+    def expires_at(self, session: Session) -> int:
+        """Return the UNIX second at which the session ends without a request."""
+        return self._cookie.expires_at(session, rewritten=self._dirty)
+
+    def check_size(self, session: Session) -> None:
+        """Raise `LoginError` for a new session that no cookie can hold."""
+        self._cookie.check_size(session)
 
     def _now(self) -> float:
         return self._runtime.clock()
@@ -243,19 +239,9 @@ class RequestSession:
         )
 
     def _open(self) -> None:
-        try:
-            opened = self._runtime.cookies.open(
-                self._name, request.cookies, now=self._now()
-            )
-        except UnknownSealingKey:
-            # Perhaps sealed by another version of this deployment: not ours to clear.
-            return
-        except (BrokenSeal, ExpiredSeal):
-            self._broken = True
-            return
-        if opened is not None:
-            self._opened = opened
-            self._consult_record(opened.session)
+        session = self._cookie.read()
+        if session is not None:
+            self._consult_record(session)
 
     def _consult_record(self, session: Session) -> None:
         """Let the record have its say: ended, failed, newer or nothing."""
@@ -263,7 +249,7 @@ class RequestSession:
             session = self._check_cache(session)
             record = self._runtime.records.read(session.handle)
         except CacheUnavailable as error:
-            _log.warning("COGNITO_CACHE cannot be read: %s", error)
+            _logger.warning("COGNITO_CACHE cannot be read: %s", error)
             self._cache_down = True
             record = None
         if record is not None and record.state is State.ENDED:
@@ -284,7 +270,7 @@ class RequestSession:
         self._dirty = True
         if session.cache_id is not None and not self._runtime.foreign_cache_seen:
             self._runtime.foreign_cache_seen = True
-            _log.error(
+            _logger.error(
                 "A session was written under another cache than this process has. "
                 "Either COGNITO_CACHE was emptied, or the processes of this "
                 "application do not share it: give every host and process the same "
@@ -298,54 +284,58 @@ class RequestSession:
         expires = token.access_token_expires
         match decide(token, self._now(), self._policy(session)):
             case Decision.KEEP:
-                _log.debug("Token available (expired at: %s)", expires)
-            case Decision.REFRESH_AHEAD:
-                self._refresh_ahead(session)
+                _logger.debug("Token available (expired at: %s)", expires)
+            case Decision.REFRESH_AHEAD if not self._cache_down:
+                self._rotate(session, wait=False)
             case Decision.REFRESH if self._cache_down:
                 self.problem = CacheUnavailable("nothing is refreshed without it")
             case Decision.REFRESH:
-                _log.debug("Token expired at %s. Trying to refresh...", expires)
+                _logger.debug("Token expired at %s. Trying to refresh...", expires)
                 self._rotate(session, wait=True)
             case Decision.ENDED:
                 self._expire(session)
-
-    def _refresh_ahead(self, session: Session) -> None:
-        """Try; whatever goes wrong, the token that is held is good for a while."""
-        if self._cache_down:
-            return
-        self._rotate(session, wait=False)
-        if self.session is not None and self.session.token.access_token:
-            self.problem = None
 
     def _expire(self, session: Session) -> None:
         """The session is past its limit, or cannot be refreshed at all."""
         self._ended(dict(session.token.user), "expired")
         self._forget()
 
-    def _rotate(self, session: Session, *, wait: bool) -> None:
-        before = session.token.access_token
-        self._called, self.problem = False, None
+    def _rotate(self, session: Session, *, wait: bool) -> CognitoAuthError | None:
+        """Take newer tokens, and return what went wrong.
+
+        It is `problem`, too, unless the access token that is held is still good.
+        """
+        self._called = False
         try:
-            self.session = self._runtime.rotation.refresh(session, wait=wait)
-        except SessionEnded:
+            rotated = self._runtime.rotation.refresh(session, wait=wait)
+        except SessionEnded as error:
             self._forget()
-            return
+            return error
         except RefreshAccessTokenError as error:
-            self.problem = error
             if error.final:
                 self.session = replace(session, token=session.token.without_tokens())
-                self._dirty = True
-            return
+                self.problem, self._dirty = error, True
+                return error
+            return self._fall_back(session, error)
         except CacheUnavailable as error:
-            _log.warning("Nothing is refreshed, COGNITO_CACHE fails: %s", error)
+            _logger.warning("Nothing is refreshed, COGNITO_CACHE fails: %s", error)
+            return self._fall_back(session, error)
+        self._adopt(session, rotated)
+        return None
+
+    def _fall_back(self, session: Session, error: CognitoAuthError) -> CognitoAuthError:
+        if session.token.access_token_expires <= self._now():
             self.problem = error
-            return
-        token = self.session.token
-        if token.access_token != before:
+        return error
+
+    def _adopt(self, session: Session, rotated: Session) -> None:
+        self.session, self.problem = rotated, None
+        if rotated.token.access_token != session.token.access_token:
             self._dirty = True
-            _log.debug("Token refreshed (expired at: %s)", token.access_token_expires)
+            expires = rotated.token.access_token_expires
+            _logger.debug("Token refreshed (expired at: %s)", expires)
         if self._called and self._runtime.callbacks.jwt is not None:
-            self._run_jwt_callback(self.session, self._runtime.callbacks.jwt)
+            self._run_jwt_callback(rotated, self._runtime.callbacks.jwt)
 
     def _run_jwt_callback(self, session: Session, callback: JwtCallback) -> None:
         try:
@@ -363,21 +353,19 @@ class RequestSession:
             self._forget()
         except Exception:  # noqa: BLE001 (application code, logged)
             # The tokens are saved: nothing that the application does undoes that.
-            _log.exception(
+            _logger.exception(
                 "jwt_callback failed at a refresh; the tokens stand.",
                 extra={"event": "jwt_callback_failed"},
             )
 
     def _forget(self) -> None:
-        self.session, self.problem, self._broken = None, None, True
+        self.session, self.problem, self._over = None, None, True
 
     def _must_write(self, session: Session) -> bool:
-        if self._dirty or self._opened is None:
+        if self._dirty:
             return True
-        if self.problem is not None or self._cache_down:
-            return False
-        age = self._now() - self._opened.written
-        return age >= self._runtime.settings.session_update_age
+        is_idle = self.problem is not None or self._cache_down
+        return self._cookie.is_due and not is_idle
 
     def _write(self, response: Response, session: Session) -> None:
         """Write the newest state there is, never over a newer one, never an ended."""
@@ -386,70 +374,11 @@ class RequestSession:
         except CacheUnavailable:
             record = None
         if record is not None and record.state is State.ENDED:
-            self._clear(response)
+            self._cookie.clear(response)
             return
         if record is not None and _is_news(record, session):
             session = adopt(session, record)
-        values = self._seal(session)
-        max_age = max(1, self.expires_at(session) - int(self._now()))
-        names = self._runtime.cookies.names(self._name)
-        for name, value in zip(names, values, strict=False):
-            self._set(response, name, value, max_age)
-        for stale in names[len(values) :]:
-            if stale in request.cookies:
-                self._set(response, stale, "", 0)
-        response.headers["Cache-Control"] = "private, no-store"
-
-    def _seal(self, session: Session) -> list[str]:
-        """Seal the session; grown too large, it gives up what it can do without."""
-        now = int(self._now())
-        expires_at = self.expires_at(session)
-        for step in range(3):
-            try:
-                return self._runtime.cookies.seal(
-                    self._name, session, now=now, expires_at=expires_at
-                )
-            except CookieTooLarge as error:
-                dropped = ("what jwt_callback added", "spare claims", "nothing")[step]
-                _log.error(
-                    "The session outgrew its cookie (%s): %s dropped. Keep less in it.",
-                    error,
-                    dropped,
-                    extra={"event": "cookie_too_large"},
-                )
-                session = slim(session, step)
-        raise LoginError("The session is too large for a cookie.")
-
-    def check_size(self, session: Session) -> None:
-        """Refuse a new session that no cookie can hold.
-
-        Raises:
-            LoginError: names the remedy.
-        """
-        now = int(self._now())
-        try:
-            self._runtime.cookies.seal(self._name, session, now=now, expires_at=now)
-        except CookieTooLarge as error:
-            raise LoginError(
-                f"{error}, more than browsers and web servers carry. Keep less in "
-                "jwt_callback or ask for fewer scopes; a store on the server "
-                '(COGNITO_SESSION_STORE="cache") has no such limit.'
-            ) from error
-
-    def _clear(self, response: Response) -> None:
-        for name in self._runtime.cookies.names(self._name):
-            if name in request.cookies:
-                self._set(response, name, "", 0)
-        response.headers["Cache-Control"] = "private, no-store"
-
-    def _set(self, response: Response, name: str, value: str, max_age: int) -> None:
-        self._runtime.set_cookie(
-            response,
-            name,
-            value,
-            max_age=max_age,
-            samesite=self._runtime.settings.cookie_samesite,
-        )
+        self._cookie.write(response, session)
 
 
 def request_session() -> RequestSession:
@@ -483,7 +412,7 @@ def new_session(runtime: Runtime, tokens: Tokens, claims: Mapping[str, Any]) -> 
     try:
         cache_id: str | None = runtime.cache.id
     except CacheUnavailable as error:
-        _log.warning("COGNITO_CACHE fails at a login: %s", error)
+        _logger.warning("COGNITO_CACHE fails at a login: %s", error)
         cache_id = None
     return Session(token, handle.key, 0, cache_id)
 
@@ -543,7 +472,7 @@ def _revoke(provider: Provider, refresh_token: str) -> None:
     try:
         provider.revoke(refresh_token)
     except CognitoAuthError as error:
-        _log.warning(
+        _logger.warning(
             "A refresh token could not be revoked: %s",
             error,
             extra={"event": "revoke_failed"},

@@ -158,12 +158,18 @@ class Runtime:
     def origin(self) -> str:
         return request.host_url.rstrip("/")
 
-    def emit(self, signal: Any, event: str, message: str, **fields: Any) -> None:
+    def emit(
+        self,
+        signal: Any,
+        event: str,
+        message: str,
+        *,
+        level: int = logging.INFO,
+        **fields: Any,
+    ) -> None:
         """Send `signal` and write the one log record of the event."""
         user = fields.get("user") or {}
         error = fields.get("error")
-        failed = error is not None or event == "refresh_lost"
-        level = logging.WARNING if failed else logging.INFO
         extra = {
             "event": event,
             "sub": user.get("id"),

@@ -39,6 +39,7 @@ from .protocol.authorization import (
     new_transaction,
     parse_callback,
 )
+from .protocol.refresh import REMEDIES
 from .request_session import (
     RequestSession,
     apply_jwt_callback,
@@ -102,8 +103,13 @@ def login() -> ResponseReturnValue:
         now=own.clock(),
         token=secrets.token_urlsafe,
     )
+    try:
+        metadata = own.provider.metadata()
+    except CognitoAuthError as error:
+        _note_failure(own, error)
+        raise
     location = authorize_url(
-        own.provider.metadata(),
+        metadata,
         transaction,
         client_id=own.settings.client_id,
         scopes=own.settings.scopes,
@@ -128,12 +134,7 @@ def callback() -> ResponseReturnValue:
         else:
             response = make_response(redirect(_without_transaction(own, state)))
     except CognitoAuthError as error:
-        own.emit(
-            signals.login_failed,
-            "login_failed",
-            f"Login failed: {error}",
-            error=error,
-        )
+        _note_failure(own, error)
         response = make_response(current_app.handle_user_exception(error))
     if answered:
         _forget(own, response, own.transactions.name(name, answered))
@@ -144,7 +145,12 @@ def logout_page() -> ResponseReturnValue:
     """Ask; a link or an image of another site must not sign anybody out."""
     state = request_session()
     state.load(refresh=False)
-    return page("logout.html", csrf_token=_csrf_token(state), user=_user(state))
+    return page(
+        "logout.html",
+        csrf_token=_csrf_token(state),
+        user=_user(state),
+        home_url=runtime().home(),
+    )
 
 
 def logout() -> ResponseReturnValue:
@@ -174,6 +180,21 @@ def session() -> ResponseReturnValue:
         if own.callbacks.session is not None:
             answer = own.callbacks.session(answer, token=token)
     return jsonify(answer)
+
+
+def _note_failure(own: Runtime, error: CognitoAuthError) -> None:
+    """Log what only whoever runs the application can mend as an ERROR."""
+    message, level = f"Login failed: {error}", logging.WARNING
+    if isinstance(error, ProviderRejected):
+        message = f"{message} {REMEDIES.get(error.error, '')}".rstrip()
+        level = logging.ERROR
+    own.emit(
+        signals.login_failed,
+        "login_failed",
+        message,
+        level=level,
+        error=error,
+    )
 
 
 def _asked_parameters() -> dict[str, str]:
@@ -253,11 +274,6 @@ def _exchange(own: Runtime, code: str, transaction: Transaction) -> Tokens:
             raise LoginError(
                 "The sign-in service did not accept this sign-in. Please start again."
             ) from error
-        _log.error(
-            "The provider refuses to exchange codes (%s).",
-            error.error,
-            extra={"event": "configuration_refused"},
-        )
         raise
     if tokens.id_token is None:
         raise LoginError("The sign-in service did not say who signed in.")

@@ -31,6 +31,8 @@ LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
             {
                 "pages",
                 "request_session",
+                "session_cookie",
+                "signing_in",
                 "runtime",
                 "signals",
                 "globals",

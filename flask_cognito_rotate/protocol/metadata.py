@@ -17,6 +17,7 @@ _LOOPBACK_V4 = ipaddress.IPv4Network("127.0.0.0/8")
 _LOOPBACK_V6 = ipaddress.IPv6Address("::1")
 _TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path
 _API_HOSTS = ("cognito-idp.", "issuer-cognito-idp.")
+_POOL_ID = re.compile(r"[a-z0-9-]+_[A-Za-z0-9]+")
 
 
 def discovery_url(issuer: str) -> str:
@@ -65,7 +66,7 @@ def parse_metadata(document: object, *, issuer: str) -> ProviderMetadata:
         raise _invalid("its issuer is not the configured one")
     authorization = _endpoint(document, "authorization_endpoint")
     token = _endpoint(document, "token_endpoint")
-    _require_domain(authorization)
+    _require_domain(authorization, issuer)
     return ProviderMetadata(
         issuer=issuer,
         authorization_endpoint=authorization,
@@ -87,9 +88,13 @@ def _invalid(reason: str) -> ProviderRejected:
     )
 
 
-def _require_domain(authorization_endpoint: str) -> None:
+def _require_domain(authorization_endpoint: str, issuer: str) -> None:
+    """Without a domain, Cognito puts the endpoints below the issuer, where nothing
+    answers; the local user pool, which imitates that, has no ``cognito-idp`` host."""
     host = urlsplit(authorization_endpoint).hostname or ""
-    if host.startswith(_API_HOSTS):
+    below_pool = authorization_endpoint == f"{issuer}/authorize"
+    is_pool = _POOL_ID.fullmatch(issuer.rpartition("/")[2]) is not None
+    if host.startswith(_API_HOSTS) or (below_pool and is_pool):
         raise ProviderRejected(
             "the user pool has no domain, so nobody can sign in: add one in the"
             " Cognito console (Branding, Domain) or with"

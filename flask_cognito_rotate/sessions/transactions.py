@@ -7,7 +7,6 @@ A cookie of its own for each, so that several tabs can sign in at once, and boun
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping
@@ -51,15 +50,15 @@ class Transactions:
     ) -> Transaction | None:
         """Return the pending login of `state`; None where there is none, or none any
         more, or it is not genuine."""
-        value = cookies.get(self.name(prefix, state), "")
         try:
+            value = cookies.get(self.name(prefix, state), "")
             sealed = base64.b64decode(
                 value.partition(".")[2].encode(), altchars=b"-_", validate=True
             )
             text = self._sealer.open(_PURPOSE, sealed, now=now, context=state.encode())
-        except (SealError, binascii.Error, ValueError):
+            return Transaction(state=state, **json.loads(text))
+        except (SealError, ValueError, TypeError):
             return None
-        return Transaction(state=state, **json.loads(text))
 
     def surplus(self, prefix: str, cookies: Mapping[str, str], room: int) -> list[str]:
         """Return the names of the pending logins that must go, the oldest first, so

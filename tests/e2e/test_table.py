@@ -301,7 +301,7 @@ def test_odd_lifetimes(
     value: object,
     lifetime: int,
 ) -> None:
-    """An unusable `expires_in` gives way to the token's own end, and none passes 24 h."""
+    """An unusable `expires_in` gives way to the token's own end; 24 h is the most."""
 
     def with_lifetime(answer: dict[str, Any]) -> dict[str, Any]:
         answer.pop("expires_in")
@@ -485,8 +485,15 @@ def test_timeout_is_transient(
     assert tokens(client)["accessToken"]
 
 
-def test_unused_retry_grace(
-    make_app: Any, sign_in: Any, pool: LocalUserPool, clock: Any
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault(reset="after"), id="D13-reset-after"),
+        pytest.param(Fault(half=True), id="D13-half-an-answer"),
+    ],
+)
+def test_broken_answer_is_asked_for_once_more(
+    make_app: Any, sign_in: Any, pool: LocalUserPool, clock: Any, fault: Fault
 ) -> None:
     """D13: an answer that breaks off is asked for once more at once, in the grace."""
     pool.grace = 60
@@ -494,7 +501,7 @@ def test_unused_retry_grace(
     sign_in(client)
     before = tokens(client)
     clock.advance(3600)
-    pool.faults.queue(REFRESH, Fault(reset="after"))
+    pool.faults.queue(REFRESH, fault)
 
     after = tokens(client)
 
