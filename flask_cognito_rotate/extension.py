@@ -31,7 +31,7 @@ from .runtime import (
 )
 from .views import AUTHORIZE_PARAMETERS, make_blueprint
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -87,7 +87,7 @@ class CognitoAuth:
             instance_path=app.instance_path,
         )
         for warning in warnings:
-            _log.warning(warning)
+            _logger.warning(warning)
         blueprint = make_blueprint(settings.url_prefix)
         _check_routes(app, blueprint, settings)
         app.extensions[EXTENSION] = Runtime.build(

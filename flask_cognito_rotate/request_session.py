@@ -18,14 +18,12 @@ from .errors import (
     LoginRequired,
     RefreshAccessTokenError,
 )
-from .model import STORED_NAMES, StoredToken, Tokens, user_of
+from .model import STORED_NAMES, StoredToken
 from .protocol.refresh import Decision, RefreshPolicy, decide
-from .provider import Provider
 from .rotation import Refreshed, RefreshFailed, SessionEnded
 from .runtime import JwtCallback, Runtime, runtime
 from .session_cookie import SessionCookie
 from .sessions import (
-    Handle,
     Record,
     Session,
     State,
@@ -116,9 +114,7 @@ class RequestSession:
         if session is None:
             self._forget()
             return True
-        marked, refresh_tokens = self._runtime.rotation.end(session)
-        for refresh_token in refresh_tokens:
-            _revoke(self._runtime.provider, refresh_token)
+        marked = self._runtime.rotation.end(session)
         user = dict(session.token.user)
         emit = self._runtime.emit
         emit(
@@ -395,28 +391,6 @@ def existing_request_session() -> RequestSession | None:
     return state
 
 
-def new_session(runtime: Runtime, tokens: Tokens, claims: Mapping[str, Any]) -> Session:
-    """Make the session of a login, under a new id and a new key."""
-    handle = Handle.new()
-    auth_time = claims.get("auth_time")
-    token = StoredToken(
-        sid=handle.sid,
-        access_token=tokens.access_token,
-        access_token_expires=tokens.expires_at,
-        refresh_token=tokens.refresh_token,
-        id_token_claims=dict(claims),
-        user=user_of(claims),
-        iat=int(runtime.clock()),
-        auth_time=auth_time if isinstance(auth_time, int) else None,
-    )
-    try:
-        cache_id: str | None = runtime.cache.id
-    except CacheUnavailable as error:
-        _logger.warning("COGNITO_CACHE fails at a login: %s", error)
-        cache_id = None
-    return Session(token, handle.key, 0, cache_id)
-
-
 def apply_jwt_callback(
     callback: JwtCallback,
     token: StoredToken,
@@ -466,17 +440,6 @@ def _is_news(record: Record, session: Session) -> bool:
     return record.generation > session.generation or (
         failed and record.generation == session.generation
     )
-
-
-def _revoke(provider: Provider, refresh_token: str) -> None:
-    try:
-        provider.revoke(refresh_token)
-    except CognitoAuthError as error:
-        _logger.warning(
-            "A refresh token could not be revoked: %s",
-            error,
-            extra={"event": "revoke_failed"},
-        )
 
 
 def _as_refresh_error(problem: CognitoAuthError | None) -> RefreshAccessTokenError:

@@ -28,7 +28,7 @@ from .model import StoredToken, Tokens, user_of
 from .protocol.refresh import REMEDIES, Verdict, backoff, judge
 from .sessions import Record, Records, Session, State
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 
 #: What the lease lasts beyond the refresh itself.
 _LEASE_MARGIN: Final = 2.0
@@ -151,28 +151,43 @@ class Rotation:
                 raise _transient("another request still refreshes this session", 1)
             self._sleep(_POLL_SECONDS)
 
-    def end(self, held: Session) -> tuple[bool, list[str]]:
-        """Mark the session ended, for every holder of it.
+    def end(self, held: Session) -> bool:
+        """Mark the session ended for every holder of it, then revoke its tokens.
 
         Returns:
-            Whether the mark was written, and the refresh tokens to revoke: the newest
-            that the record and the caller hold.
+            False when the mark could not be written: a copy of the cookie works until
+            its access token expires.
         """
-        own = held.token.refresh_token
+        newest: str | None = held.token.refresh_token
         try:
             record = self._mark_ended(held)
         except CacheUnavailable as error:
-            _log.error(
+            _logger.error(
                 "A session could not be marked as ended: %s",
                 error,
                 extra={"event": "end_not_saved"},
             )
-            return False, [own] if own else []
-        token = record.token if record else None
-        newest = token.refresh_token if token else None
-        if record and record.state is State.ENDED:
-            return True, []
-        return True, [t for t in (newest or own,) if t]
+            self.revoke(newest)
+            return False
+        if record is not None and record.state is State.ENDED:
+            return True
+        if record is not None and record.generation >= held.generation and record.token:
+            newest = record.token.refresh_token
+        self.revoke(newest)
+        return True
+
+    def revoke(self, refresh_token: str | None) -> None:
+        """Revoke a refresh token, as well as it can be done; never raises."""
+        if refresh_token is None:
+            return
+        try:
+            self._provider.revoke(refresh_token)
+        except CognitoAuthError as error:
+            _logger.warning(
+                "A refresh token could not be revoked: %s",
+                error,
+                extra={"event": "revoke_failed"},
+            )
 
     def amend(
         self, held: Session, change: Callable[[StoredToken], StoredToken]
@@ -318,7 +333,7 @@ class Rotation:
             try:
                 saved = self._store(current, seen, answer)
             except CacheUnavailable as error:
-                _log.error(
+                _logger.error(
                     "New tokens could not be saved in COGNITO_CACHE and travel in this "
                     "answer's cookie only: %s",
                     error,
@@ -329,7 +344,7 @@ class Rotation:
                 break
             seen = self._records.read(current.handle)
             if seen is not None and seen.state is State.ENDED:
-                self._revoke(tokens.refresh_token or sent)
+                self.revoke(tokens.refresh_token or sent)
                 raise SessionEnded("the session was ended during its refresh")
             current = _newest(current, seen)
             if current.token.refresh_token != sent:
@@ -382,10 +397,10 @@ class Rotation:
                 saved.pending_id_token or "", subject=claims.get("sub", "")
             )
         except InvalidTokenError as error:
-            self._revoke(token.refresh_token)
+            self.revoke(token.refresh_token)
             return self._over(session, saved, error, duration)
         except (ProviderUnavailable, ProviderRejected) as error:
-            _log.warning("A refreshed ID token could not be checked: %s", error)
+            _logger.warning("A refreshed ID token could not be checked: %s", error)
         token = replace(
             token,
             id_token_claims=claims,
@@ -406,7 +421,7 @@ class Rotation:
         if written is None:
             record = self._records.read(session.handle)
             if record is not None and record.state is State.ENDED:
-                self._revoke(done.token.refresh_token)
+                self.revoke(done.token.refresh_token)
                 raise SessionEnded("the session was ended during its refresh")
             done = _newest(done, record)
         self._observe(Refreshed(token, duration))
@@ -424,7 +439,7 @@ class Rotation:
             self._breaker.success()
             return self._over(current, marked, error, duration)
         if isinstance(error, ProviderRejected):
-            _log.error(
+            _logger.error(
                 "The provider refuses this application (%s): %s",
                 error.error,
                 REMEDIES.get(error.error, "see the provider's documentation"),
@@ -454,7 +469,7 @@ class Rotation:
             if self._records.replace(current.handle, marked, kept) is None:
                 self._read(current)
         except CacheUnavailable as error:
-            _log.warning("A failed refresh could not be noted: %s", error)
+            _logger.warning("A failed refresh could not be noted: %s", error)
 
     def _over(
         self,
@@ -499,18 +514,6 @@ class Rotation:
             ended = Record(generation, State.ENDED, None)
             if self._records.replace(held.handle, record, ended):
                 return record
-
-    def _revoke(self, refresh_token: str | None) -> None:
-        if refresh_token is None:
-            return
-        try:
-            self._provider.revoke(refresh_token)
-        except CognitoAuthError as error:
-            _log.warning(
-                "A refresh token could not be revoked: %s",
-                error,
-                extra={"event": "revoke_failed"},
-            )
 
 
 def _transient(message: str, retry_after: float) -> RefreshAccessTokenError:

@@ -24,7 +24,7 @@ from .sessions import CookieCodec, Records, Transactions
 EXTENSION: Final = "cognito_rotate"
 _EXEMPT: Final = "_cognito_login_exempt"
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 
 JwtCallback = Callable[..., dict[str, Any]]
 SessionCallback = Callable[..., dict[str, Any]]
@@ -176,7 +176,7 @@ class Runtime:
             "reason": fields.get("reason"),
             "error_type": type(error).__name__ if error else None,
         }
-        _log.log(level, message, extra=extra)
+        _logger.log(level, message, extra=extra)
         signal.send(self.app, **fields)
 
 

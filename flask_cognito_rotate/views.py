@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,34 +22,27 @@ from flask.typing import ResponseReturnValue
 from . import signals
 from .errors import (
     CognitoAuthError,
-    InvalidTokenError,
     LoginError,
     ProviderRejected,
     ProviderUnavailable,
 )
 from .globals import current_session
-from .model import Tokens, Transaction
+from .model import Transaction
 from .pages import page, secure_headers
 from .protocol.authorization import (
     authorize_url,
     callback_state,
-    check_issuer,
     logout_url,
     new_transaction,
     parse_callback,
 )
 from .protocol.refresh import REMEDIES
-from .request_session import (
-    RequestSession,
-    apply_jwt_callback,
-    new_session,
-    request_session,
-)
+from .request_session import RequestSession, request_session
 from .runtime import Runtime, local_next, runtime
-from .sessions import Session
 from .sessions.transactions import LIFETIME, cookie_size
+from .signing_in import sign_in
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 
 #: What a link to the login may set at Cognito's authorize endpoint.
 AUTHORIZE_PARAMETERS = frozenset(
@@ -130,9 +122,11 @@ def callback() -> ResponseReturnValue:
     )
     try:
         if transaction:
-            response = make_response(redirect(_sign_in(own, state, transaction)))
+            answer = parse_callback(_arguments())
+            location = sign_in(own, state, transaction, answer)
         else:
-            response = make_response(redirect(_without_transaction(own, state)))
+            location = _without_transaction(own, state)
+        response = make_response(redirect(location))
     except CognitoAuthError as error:
         _note_failure(own, error)
         response = make_response(current_app.handle_user_exception(error))
@@ -186,7 +180,8 @@ def _note_failure(own: Runtime, error: CognitoAuthError) -> None:
     """Log what only whoever runs the application can mend as an ERROR."""
     message, level = f"Login failed: {error}", logging.WARNING
     if isinstance(error, ProviderRejected):
-        message = f"{message} {REMEDIES.get(error.error, '')}".rstrip()
+        remedy = REMEDIES.get(error.error)
+        message = f"{message} ({remedy})" if remedy else message
         level = logging.ERROR
     own.emit(
         signals.login_failed,
@@ -240,95 +235,6 @@ def _without_transaction(own: Runtime, state: RequestSession) -> str:
     )
 
 
-def _sign_in(own: Runtime, state: RequestSession, transaction: Transaction) -> str:
-    answer = parse_callback(_arguments())
-    check_issuer(answer, own.provider.metadata())
-    tokens = _exchange(own, answer.code, transaction)
-    try:
-        new, claims = _new_session(own, state, tokens, transaction)
-    except InvalidTokenError as error:
-        raise LoginError(
-            "The sign-in service sent an answer that cannot be trusted."
-        ) from error
-    state.end("login")
-    state.start(new)
-    own.emit(
-        signals.user_logged_in,
-        "user_logged_in",
-        "User logged in",
-        user=dict(new.token.user),
-        claims=claims,
-    )
-    return local_next(transaction.next) or own.home()
-
-
-def _exchange(own: Runtime, code: str, transaction: Transaction) -> Tokens:
-    try:
-        tokens = own.provider.exchange_code(
-            code=code,
-            redirect_uri=transaction.redirect_uri,
-            code_verifier=transaction.code_verifier,
-        )
-    except ProviderRejected as error:
-        if error.error in {"invalid_grant", "unsupported_token_type"}:
-            raise LoginError(
-                "The sign-in service did not accept this sign-in. Please start again."
-            ) from error
-        raise
-    if tokens.id_token is None:
-        raise LoginError("The sign-in service did not say who signed in.")
-    return tokens
-
-
-def _new_session(
-    own: Runtime, state: RequestSession, tokens: Tokens, transaction: Transaction
-) -> tuple[Session, dict[str, Any]]:
-    """Verify, let the application decide, and revoke what it refuses."""
-    try:
-        claims = own.provider.verify_login(tokens, nonce=transaction.nonce)
-        new = new_session(own, tokens, claims)
-        if own.callbacks.jwt is not None:
-            new = _decided(own, new, tokens)
-        state.check_size(new)
-    except BaseException:
-        _revoke_quietly(own, tokens.refresh_token)
-        raise
-    if tokens.expires_at - own.clock() <= own.settings.refresh_leeway:
-        _log.warning(
-            "Access tokens live no longer than COGNITO_REFRESH_LEEWAY (%s s): almost "
-            "every request refreshes. Make the leeway shorter.",
-            own.settings.refresh_leeway,
-        )
-    return new, claims
-
-
-def _decided(own: Runtime, new: Session, tokens: Tokens) -> Session:
-    assert own.callbacks.jwt is not None  # noqa: S101
-    account = {
-        "provider": "cognito",
-        "type": "oidc",
-        "providerAccountId": new.token.user["id"],
-        "access_token": tokens.access_token,
-        "expires_at": tokens.expires_at,
-        "refresh_token": tokens.refresh_token,
-        "id_token": tokens.id_token,
-        "scope": tokens.scope,
-    }
-    token = apply_jwt_callback(
-        own.callbacks.jwt, new.token, account=account, trigger="signIn"
-    )
-    return replace(new, token=token)
-
-
-def _revoke_quietly(own: Runtime, refresh_token: str | None) -> None:
-    if refresh_token is None:
-        return
-    try:
-        own.provider.revoke(refresh_token)
-    except CognitoAuthError as error:
-        _log.warning("The tokens of a refused login are not revoked: %s", error)
-
-
 def _user(state: RequestSession) -> dict[str, Any]:
     return dict(state.session.token.user) if state.session else {}
 
@@ -370,7 +276,7 @@ def _provider_logout(own: Runtime) -> str:
             logout_uri=target,
         )
     except (ProviderUnavailable, ProviderRejected) as error:
-        _log.warning("The browser stays signed in at the provider: %s", error)
+        _logger.warning("The browser stays signed in at the provider: %s", error)
         return own.after_logout()
 
 

@@ -405,33 +405,34 @@ def test_case_of_a_logout_during_a_refresh_wins(
         refreshing = threads.submit(Host(provider, cache).refresh, session)
         assert asked.wait(5)
 
-        marked, to_revoke = Host(provider, cache).rotation.end(session)
+        marked = Host(provider, cache).rotation.end(session)
         answer.set()
 
         with pytest.raises(SessionEnded):
             refreshing.result(5)
     assert marked
-    assert to_revoke == ["refresh-0"]
-    assert provider.revoked == ["refresh-1"]
+    assert provider.revoked == ["refresh-0", "refresh-1"]
     with pytest.raises(SessionEnded):
         Host(provider, cache).refresh(session)
 
 
-def test_ending_names_the_newest_refresh_token_for_revocation(
-    host: Host, session: Session
+def test_ending_revokes_the_newest_refresh_token_once(
+    host: Host, provider: Provider, session: Session
 ) -> None:
     host.refresh(session)
 
-    assert host.rotation.end(session) == (True, ["refresh-1"])
-    assert host.rotation.end(session) == (True, [])
+    assert host.rotation.end(session)
+    assert host.rotation.end(session)
+    assert provider.revoked == ["refresh-1"]
 
 
 def test_an_end_that_cannot_be_written_says_so_and_revokes_what_it_knows(
-    host: Host, cache: FailingCache, session: Session
+    host: Host, provider: Provider, cache: FailingCache, session: Session
 ) -> None:
     cache.fails = lambda _: True
 
-    assert host.rotation.end(session) == (False, ["refresh-0"])
+    assert not host.rotation.end(session)
+    assert provider.revoked == ["refresh-0"]
 
 
 def test_a_dead_owners_saved_answer_is_finished_by_the_next(

@@ -18,7 +18,7 @@ from ..cache import Cache
 from ..model import StoredToken
 from ..sealing import BrokenSeal, decrypt, derive_key, encrypt
 
-_log = logging.getLogger("flask_cognito_rotate")
+_logger = logging.getLogger("flask_cognito_rotate")
 
 #: Bytes of a session's key.
 KEY_BYTES: Final = 32
@@ -151,7 +151,7 @@ class Records:
             text = decrypt(handle.key, raw, handle.name.encode())
             return Record.from_json(text, raw)
         except (BrokenSeal, ValueError, KeyError, TypeError):
-            _log.error(
+            _logger.error(
                 "A session record cannot be read: it was changed or cut in the cache.",
                 extra={"event": "record_unreadable"},
             )
