@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Response, g
+from flask import Response, request
 
 from . import signals
 from .errors import (
@@ -32,8 +32,10 @@ from .sessions import (
 if TYPE_CHECKING:
     from .client import SessionClient
 
-#: Where the session of a request lies on `flask.g`.
-_STATE: Final = "_cognito_rotate_session"
+#: Where the session of a request lies in its WSGI environment; behind it the id of
+#: the application's runtime. Not on `flask.g`: that belongs to the application context,
+#: which may be pushed around several requests, as tests like to do.
+_STATE: Final = "flask_cognito_rotate.session."
 
 _logger = logging.getLogger("flask_cognito_rotate")
 
@@ -379,15 +381,15 @@ class RequestSession:
 
 def request_session() -> RequestSession:
     """Return this request's session, made at the first call."""
-    state: RequestSession | None = g.get(_STATE)
+    state = existing_request_session()
     if state is None:
-        state = RequestSession(runtime())
-        setattr(g, _STATE, state)
+        own = runtime()
+        state = request.environ[f"{_STATE}{id(own)}"] = RequestSession(own)
     return state
 
 
 def existing_request_session() -> RequestSession | None:
-    state: RequestSession | None = g.get(_STATE)
+    state: RequestSession | None = request.environ.get(f"{_STATE}{id(runtime())}")
     return state
 
 

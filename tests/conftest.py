@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings
 from werkzeug.test import TestResponse
 
 from flask_cognito_rotate import CognitoAuth, current_session, login_required
 from flask_cognito_rotate.local import LocalUserPool
+
+# How long an example takes says more about the machine's load than about the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 SECRET_KEY = "0123456789abcdef0123456789abcdef"
 

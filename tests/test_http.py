@@ -294,7 +294,7 @@ DRIPS = {
 @pytest.mark.parametrize("script", DRIPS.values(), ids=DRIPS.keys())
 def test_case(serve: Serve, script: Callable[[Peer], None]) -> None:
     """A slow answer ends at the deadline, and its thread soon after."""
-    error = failed(serve(script).url, 0.25)
+    error = failed(serve(script).url, 0.15)
     assert known(error) == NOBODY_KNOWS
     until = time.monotonic() + 0.2
     while own_threads() and time.monotonic() < until:

@@ -6,7 +6,7 @@ import json
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sessions_data import STORED_TOKENS, real_session
 
@@ -29,11 +29,13 @@ TOKENS = Tokens(
 
 
 @given(STORED_TOKENS)
+@settings(max_examples=50)
 def test_the_json_form_comes_back(token: StoredToken) -> None:
     assert StoredToken.from_dict(json.loads(json.dumps(token.to_dict()))) == token
 
 
 @given(STORED_TOKENS)
+@settings(max_examples=20)
 def test_the_json_form_uses_nextauth_s_names(token: StoredToken) -> None:
     document = token.to_dict()
     assert set(document) >= STORED_NAMES

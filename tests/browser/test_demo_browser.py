@@ -60,6 +60,7 @@ def _do_without(reason: str) -> NoReturn:
 def url(tmp_path: Path) -> Iterator[str]:
     with running_demo(tmp_path) as demo:
         yield demo.url()
+        print(demo.log())  # shown when a test fails
 
 
 @pytest.fixture

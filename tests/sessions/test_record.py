@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sessions_data import NOW, STORED_TOKENS, real_session
 
@@ -89,6 +89,7 @@ def test_a_session_without_a_record_has_none(
     failures=st.integers(0, 1000),
     lost=st.booleans(),
 )
+@settings(max_examples=50)
 def test_any_record_comes_back(
     token: StoredToken | None,
     state: State,
