@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"protocol"}),),
     (frozenset({"config"}), frozenset({"sealing"})),
     (frozenset({"cache"}),),
-    (frozenset({"provider", "http"}),),
+    (frozenset({"provider", "documents", "http"}),),
     (frozenset({"sessions"}),),
     (frozenset({"rotation", "breaker"}), frozenset({"client"})),
     (

@@ -91,7 +91,7 @@ def log_in(pool: LocalUserPool, provider: Provider) -> tuple[Tokens, str]:
     transaction = new_transaction(
         next="/",
         redirect_uri=REDIRECT_URI,
-        now=provider.now(),
+        now=pool.clock(),
         token=secrets.token_urlsafe,
     )
     url = authorize_url(
