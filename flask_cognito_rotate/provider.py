@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .protocol.verification import KeySet
 
 _logger = logging.getLogger("flask_cognito_rotate")
-_T = TypeVar("_T")
 _R = TypeVar("_R")
 
 #: How long a key set that lacked a ``kid`` is not fetched again for its sake.
