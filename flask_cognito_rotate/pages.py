@@ -82,9 +82,13 @@ def answer_error(error: CognitoAuthError) -> ResponseReturnValue:
 
 
 def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
-    """Return the 503 of a session that cannot be refreshed for now."""
+    """Return the 503 of a session that cannot be refreshed for now.
+
+    A page is `CognitoAuth.error_handler`'s, if there is one.
+    """
     if page:
-        return error_page(problem)
+        custom = runtime().callbacks.error
+        return error_page(problem) if custom is None else make_response(custom(problem))
     seconds = retry_after(problem)
     response = jsonify(error="temporarily_unavailable", retry_after=seconds)
     response.status_code = 503

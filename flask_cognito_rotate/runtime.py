@@ -219,9 +219,18 @@ def local_next(target: str | None) -> str | None:
 
 
 def _attributes_length(settings: Settings) -> int:
-    """Return the bytes that a cookie's attributes take at most."""
-    domain = f"; Domain={settings.cookie_domain}" if settings.cookie_domain else ""
-    return len(
-        f"{domain}; Max-Age={settings.session_max_age}; Secure; HttpOnly; "
-        f"Path={settings.cookie_path}; SameSite={settings.cookie_samesite}"
-    )
+    """Return the bytes that a cookie's attributes take at most.
+
+    werkzeug adds ``Expires`` to ``Max-Age`` by itself.
+    """
+    parts = [
+        "Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+        f"Max-Age={settings.session_max_age}",
+        "Secure",
+        "HttpOnly",
+        f"Path={settings.cookie_path}",
+        f"SameSite={settings.cookie_samesite}",
+    ]
+    if settings.cookie_domain:
+        parts.append(f"Domain={settings.cookie_domain}")
+    return sum(len("; ") + len(part) for part in parts)

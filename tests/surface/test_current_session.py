@@ -272,7 +272,7 @@ def test_refresh_when_nothing_is_due(
 def test_refresh_by_force(
     app: Flask, client: FlaskClient, sign_in: Any, pool: LocalUserPool
 ) -> None:
-    """`refresh(force=True)` brings changed groups at once, and the cookie keeps them."""
+    """`refresh(force=True)` brings changed groups at once, to stay."""
 
     def read() -> Any:
         before = current_session.access_token
@@ -513,9 +513,7 @@ def test_context_pushed_around_requests(
     assert again == signed_in
 
 
-def test_it_can_be_read_after_the_request(
-    client: FlaskClient, sign_in: Any
-) -> None:
+def test_it_can_be_read_after_the_request(client: FlaskClient, sign_in: Any) -> None:
     """In a test, `with client:` keeps the session of the last request readable."""
     sign_in(client)
     with client:

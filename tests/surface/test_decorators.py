@@ -114,9 +114,7 @@ def form_app(app: Flask) -> Flask:
         pytest.param(None, "/", id="none"),
     ],
 )
-def test_posted_form(
-    form_app: Flask, referer: str | None, target: str
-) -> None:
+def test_posted_form(form_app: Flask, referer: str | None, target: str) -> None:
     """G09: a POST is not replayed: 303, back to the page that it came from."""
     headers = {**NAVIGATE, **({"Referer": referer} if referer else {})}
 

@@ -40,7 +40,9 @@ def test_somebody(signed_in: FlaskClient, clock: Any) -> None:
 
 def test_headers(signed_in: FlaskClient) -> None:
     """E13, E15: for this browser alone, kept by nobody, open to no other origin."""
-    response = signed_in.get("/auth/session", headers={"Origin": "https://evil.example"})
+    response = signed_in.get(
+        "/auth/session", headers={"Origin": "https://evil.example"}
+    )
 
     assert response.headers["Cache-Control"] == "private, no-store"
     assert "Cookie" in response.headers["Vary"]
@@ -96,9 +98,7 @@ def test_transient_failure(
     assert response.json["user"]["email"] == "alice@example.com"
 
 
-def test_final_failure(
-    signed_in: FlaskClient, pool: LocalUserPool, clock: Any
-) -> None:
+def test_final_failure(signed_in: FlaskClient, pool: LocalUserPool, clock: Any) -> None:
     """`error` without `retryAfter`: only a new login helps."""
     clock.advance(3600)
     pool.revoke_all()
