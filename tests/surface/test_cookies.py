@@ -69,7 +69,8 @@ def test_case_of_the_cookie_on_https(
     assert found == expected
     sealed = SimpleCookie(set_cookies(signed_in)[name])[name].value
     broken = {"Cookie": f"{name}={sealed[:-4]}AAAA"}
-    cleared = app.test_client().get("/", base_url=HTTPS, headers=broken)
+    bare = app.test_client(use_cookies=False)
+    cleared = bare.get("/", base_url=HTTPS, headers=broken)
     found = attributes(set_cookies(cleared)[name])
     assert found.pop("max-age") == "0"
     found.pop("expires")
@@ -231,11 +232,10 @@ def test_a_session_that_outgrows_its_cookie_gives_up_the_additions_first(
         }.items()
     ],
 )
-def test_case_of_a_cookie_that_was_never_ours(
-    value: str, app: Flask, client: FlaskClient
-) -> None:
+def test_case_of_a_cookie_that_was_never_ours(value: str, app: Flask) -> None:
     """Anonymous, left alone, and no error."""
     header = f"{session_name(app)}={value}"
+    client = app.test_client(use_cookies=False)
 
     answer = client.get("/auth/session", headers={"Cookie": header})
 
