@@ -209,7 +209,9 @@ class Rotation:
             base = record or Record(0, State.LIVE, None)
             new = replace(base, generation=changed.generation, token=changed.token)
             if self._records.replace(held.handle, record, new):
-                return changed
+                # Tokens that another refresh has yet to check are not for use.
+                unchecked = base.pending_id_token is not None
+                return replace(held, token=change(held.token)) if unchecked else changed
 
     def _lock(self, held: Session) -> Lock:
         name = "lock:" + held.handle.name
@@ -332,6 +334,8 @@ class Rotation:
             answer, session = self._answer(current, tokens)
             try:
                 saved = self._store(current, seen, answer)
+                if saved is None:
+                    seen = self._records.read(current.handle)
             except CacheUnavailable as error:
                 _logger.error(
                     "New tokens could not be saved in COGNITO_CACHE and travel in this "
@@ -342,7 +346,6 @@ class Rotation:
                 saved = replace(answer, raw=seen.raw if seen else None)
             if saved is not None:
                 break
-            seen = self._records.read(current.handle)
             if seen is not None and seen.state is State.ENDED:
                 self.revoke(tokens.refresh_token or sent)
                 raise SessionEnded("the session was ended during its refresh")

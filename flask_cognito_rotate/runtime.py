@@ -181,8 +181,17 @@ class Runtime:
 
 
 def runtime() -> Runtime:
-    """Return the current application's `Runtime`."""
-    extension: Runtime = current_app.extensions[EXTENSION]
+    """Return the current application's `Runtime`.
+
+    Raises:
+        RuntimeError: the application was never given to `CognitoAuth`.
+    """
+    extension: Runtime | None = current_app.extensions.get(EXTENSION)
+    if extension is None:
+        raise RuntimeError(
+            "CognitoAuth is not on this application: call CognitoAuth(app), or "
+            "auth.init_app(app) where the application is made"
+        )
     return extension
 
 
