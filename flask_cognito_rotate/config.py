@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +18,9 @@ from .protocol.metadata import is_loopback
 MINIMUM_SECRET_BYTES: Final = 32
 
 _UNSET: Final[Any] = object()
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _Reader = Callable[[Any], Any]
 
 
@@ -34,6 +37,9 @@ class Key:
 
 
 def _text(value: Any) -> str:
+    parsed = _parsed(value)
+    if isinstance(parsed, str):
+        value = parsed
     # from_prefixed_env turns an identifier of digits into an int: undo that.
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -63,13 +69,19 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _seconds(minimum: float, *, whole: bool = True) -> _Reader:
+#: Ten years: what a refresh token can last, and what dates can be computed with.
+_LONGEST_SECONDS: Final = 315_360_000
+
+
+def _seconds(
+    minimum: float, maximum: float = _LONGEST_SECONDS, *, whole: bool = True
+) -> _Reader:
     def read(value: Any) -> Any:
         number = _parsed(value)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise ValueError("must be a number of seconds")
-        if not math.isfinite(number) or number < minimum:
-            raise ValueError(f"must be at least {minimum} seconds")
+        if not minimum <= number <= maximum:
+            raise ValueError(f"must be between {minimum} and {maximum} seconds")
         if whole and number != int(number):
             raise ValueError("must be a whole number of seconds")
         return int(number) if whole else float(number)
@@ -113,6 +125,8 @@ def check_url(value: Any) -> str:
         ValueError: with a sentence that says what is wrong.
     """
     url = _text(value)
+    if not _VISIBLE.fullmatch(url):
+        raise ValueError("must not contain spaces or characters outside ASCII")
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme not in {"http", "https"} or not host:
@@ -145,8 +159,11 @@ def _secret(value: Any) -> Any:
 
 def _prefix(value: Any) -> str:
     prefix = _text(value)
-    if not prefix.startswith("/") or prefix.endswith("/") or prefix.startswith("//"):
-        raise ValueError("must begin with one slash and not end with one, like '/auth'")
+    if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
+        raise ValueError(
+            "must be a path like '/auth': a slash and a word, once or more, without a "
+            "slash at the end"
+        )
     return prefix
 
 
@@ -171,8 +188,8 @@ def _samesite(value: Any) -> str:
 
 def _cookie_path(value: Any) -> str:
     path = _text(value)
-    if not path.startswith("/") or any(c in path for c in ";,\r\n"):
-        raise ValueError("must begin with a slash")
+    if not path.startswith("/") or not _VISIBLE.fullmatch(path) or ";" in path:
+        raise ValueError("must begin with a slash and have no spaces or semicolons")
     return path
 
 
@@ -183,6 +200,13 @@ def _cookie_name(value: Any) -> str:
     if len(name) > 64:
         raise ValueError("must have at most 64 characters")
     return name
+
+
+def _cookie_domain(value: Any) -> str:
+    domain = _text(value)
+    if not _DOMAIN.fullmatch(domain):
+        raise ValueError("must be a host name, like 'example.com'")
+    return domain
 
 
 def _secure(value: Any) -> bool | None:
@@ -224,10 +248,10 @@ KEYS: Final[Mapping[str, Key]] = {
     "COGNITO_DISCOVERY_MAX_AGE": Key(_seconds(1), 86_400),
     "COGNITO_HTTP_TIMEOUT": Key(_seconds(0.1, whole=False), 5.0),
     "COGNITO_REFRESH_TIMEOUT": Key(_seconds(0.1, whole=False), 10.0),
-    "COGNITO_CLOCK_SKEW": Key(_seconds(0), 60),
+    "COGNITO_CLOCK_SKEW": Key(_seconds(0, 600), 60),
     "COGNITO_EXPOSE_ACCESS_TOKEN": Key(_boolean, False),
     "COGNITO_COOKIE_NAME": Key(_optional(_cookie_name), None),
-    "COGNITO_COOKIE_DOMAIN": Key(_optional(_text), None),
+    "COGNITO_COOKIE_DOMAIN": Key(_optional(_cookie_domain), None),
     "COGNITO_COOKIE_PATH": Key(_optional(_cookie_path), None),
     "COGNITO_COOKIE_SAMESITE": Key(_samesite, "Lax"),
     "COGNITO_COOKIE_SECURE": Key(_secure, None),
@@ -311,21 +335,23 @@ def _attribute(name: str) -> str:
 
 
 def _value(name: str, key: Key, raw: Any) -> Any:
-    if raw is _UNSET or (raw is None and key.required):
+    if raw is _UNSET or (raw in (None, "null") and key.required):
         if key.required:
             raise ValueError(
                 f"is missing: set it in app.config, or {name} (or FLASK_{name}, with "
                 "app.config.from_prefixed_env()) in the environment"
             )
         return key.default
-    return key.default if raw is None else key.read(raw)
+    if raw is None or (isinstance(raw, str) and _parsed(raw) is None):
+        return key.default
+    return key.read(raw)
 
 
 def _unknown_keys(config: Mapping[str, Any]) -> list[str]:
     warnings = []
     for name in config:
         if name.startswith("COGNITO_") and name not in KEYS:
-            close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.8)
+            close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.9)
             hint = f": did you mean {close[0]}?" if close else ""
             warnings.append(f"{name} is not a setting of this version{hint}")
     return warnings
@@ -343,10 +369,25 @@ def _secret_keys(
         problems.append(f"SECRET_KEY is missing: {remedy}")
     elif len(secret) < MINIMUM_SECRET_BYTES:
         problems.append(f"SECRET_KEY is too short ({len(secret)} bytes): {remedy}")
-    fallbacks = [_bytes(key) for key in config.get("SECRET_KEY_FALLBACKS") or ()]
-    if any(key is not None and len(key) < MINIMUM_SECRET_BYTES for key in fallbacks):
+    fallbacks = _fallback_keys(config.get("SECRET_KEY_FALLBACKS"), problems)
+    if any(len(key) < MINIMUM_SECRET_BYTES for key in fallbacks):
         warnings.append("a key in SECRET_KEY_FALLBACKS has fewer than 32 bytes")
     return tuple(key for key in (secret, *fallbacks) if key)
+
+
+def _fallback_keys(value: Any, problems: list[str]) -> list[bytes]:
+    """Read the list; one string is not a list of one-letter keys."""
+    if value is None:
+        return []
+    keys = (
+        [_bytes(key) for key in value] if isinstance(value, (list, tuple)) else [None]
+    )
+    if None in keys:
+        problems.append(
+            "SECRET_KEY_FALLBACKS must be a list of keys, in the environment written "
+            'as JSON: ["the old key"]'
+        )
+    return [key for key in keys if key is not None]
 
 
 def _bytes(key: Any) -> bytes | None:

@@ -107,9 +107,9 @@ def require_entitlement(
     require_login()
     any_of, all_of = frozenset(groups), frozenset(scopes)
     if any_of and not any_of & current_session.groups:
-        raise Forbidden() from AccessDenied("not in any of the groups")
+        raise _forbidden() from AccessDenied("not in any of the groups")
     if not all_of <= current_session.scopes:
-        raise Forbidden() from AccessDenied("the access token lacks a scope")
+        raise _forbidden() from AccessDenied("the access token lacks a scope")
 
 
 def is_navigation() -> bool:
@@ -164,6 +164,14 @@ def _unauthorized() -> Unauthorized:
         return Unauthorized(response=_private(response))
     code = 302 if request.method in {"GET", "HEAD"} else 303
     return Unauthorized(response=_private(redirect(_login_url(target), code)))
+
+
+def _forbidden() -> Forbidden:
+    if is_navigation():
+        return Forbidden()
+    response = jsonify(error="access_denied")
+    response.status_code = 403
+    return Forbidden(response=_private(response))
 
 
 def _unavailable(problem: CognitoAuthError) -> HTTPException:

@@ -19,14 +19,13 @@ No message holds a token, a code, a secret or a cookie.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class CognitoAuthError(Exception):
     """Everything that this package raises on purpose."""
 
     #: The HTTP status that a web application answers with.
-    status: ClassVar[int] = 500
+    status: int = 500
 
 
 class ConfigurationError(CognitoAuthError):
@@ -168,7 +167,7 @@ class LoginError(CognitoAuthError):
 
 
 class RefreshAccessTokenError(CognitoAuthError):
-    """The session has no access token that can be used.
+    """The session has no access token that can be used (503; 401 when final).
 
     Attributes:
         final: True when the session is over and only a new login helps; False when
@@ -176,11 +175,10 @@ class RefreshAccessTokenError(CognitoAuthError):
         retry_after: seconds until the next try is worth it; None when `final`.
     """
 
-    status = 503
-
     def __init__(
         self, message: str, *, final: bool, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.final = final
         self.retry_after = retry_after
+        self.status = 401 if final else 503

@@ -78,7 +78,10 @@ def answer_error(error: CognitoAuthError) -> ResponseReturnValue:
     if answer is not http_error:
         return answer
     custom = runtime().callbacks.error
-    return error_page(error) if custom is None else custom(error)
+    if custom is None:
+        return error_page(error)
+    response: ResponseReturnValue = current_app.ensure_sync(custom)(error)
+    return response
 
 
 def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
@@ -116,7 +119,7 @@ def secure_headers(response: Response) -> Response:
     headers["Cache-Control"] = "private, no-store"
     headers["X-Content-Type-Options"] = "nosniff"
     # The callback's address holds the code.
-    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault("Referrer-Policy", "no-referrer")
     headers.setdefault(
         "Content-Security-Policy",
         "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Response, request
+from flask import Response, current_app, request
 
 from . import signals
 from .errors import (
@@ -86,6 +87,8 @@ class RequestSession:
         """Take newer tokens; see `CognitoSession.refresh`."""
         self.load()
         session = self.session
+        if isinstance(self.problem, RefreshAccessTokenError) and self.problem.final:
+            raise self.problem
         if session is None or session.token.access_token is None:
             return False
         decision = decide(session.token, self._now(), self._policy(session))
@@ -406,8 +409,9 @@ def apply_jwt_callback(
         TypeError, ValueError: it returned something that JSON cannot hold.
         Exception: whatever it raises itself.
     """
-    returned = callback(
-        token.to_dict(),
+    # A copy to the bottom: what the callback changes in place is not stored.
+    returned = current_app.ensure_sync(callback)(
+        copy.deepcopy(token.to_dict()),
         account=account,
         user=dict(token.user),
         trigger=trigger,
@@ -415,12 +419,11 @@ def apply_jwt_callback(
     )
     if not isinstance(returned, Mapping):
         raise TypeError("jwt_callback must return the token, a dict")
-    kept = json.loads(json.dumps(dict(returned)))
+    kept = json.loads(json.dumps(dict(returned), allow_nan=False))
     extra = {k: v for k, v in kept.items() if k not in STORED_NAMES}
-    user = kept.get("user")
-    return replace(
-        token, extra=extra, user=user if isinstance(user, dict) else token.user
-    )
+    given = kept.get("user")
+    user = {**token.user, **given} if isinstance(given, dict) else token.user
+    return replace(token, extra=extra, user={**user, "id": token.user.get("id")})
 
 
 def observe(event: Refreshed | RefreshFailed) -> None:

@@ -19,6 +19,7 @@ from .cache import Lock
 from .errors import (
     CacheUnavailable,
     CognitoAuthError,
+    InvalidTime,
     InvalidTokenError,
     ProviderRejected,
     ProviderUnavailable,
@@ -399,11 +400,12 @@ class Rotation:
             claims = self._provider.verify_refreshed(
                 saved.pending_id_token or "", subject=claims.get("sub", "")
             )
+        except (InvalidTime, ProviderUnavailable, ProviderRejected) as error:
+            # No reason to sign anybody out: our clock may be wrong, the keys away.
+            _logger.warning("A refreshed ID token could not be checked: %s", error)
         except InvalidTokenError as error:
             self.revoke(token.refresh_token)
             return self._over(session, saved, error, duration)
-        except (ProviderUnavailable, ProviderRejected) as error:
-            _logger.warning("A refreshed ID token could not be checked: %s", error)
         token = replace(
             token,
             id_token_claims=claims,
@@ -442,12 +444,14 @@ class Rotation:
             self._breaker.success()
             return self._over(current, marked, error, duration)
         if isinstance(error, ProviderRejected):
-            _logger.error(
-                "The provider refuses this application (%s): %s",
-                error.error,
-                REMEDIES.get(error.error, "see the provider's documentation"),
-                extra={"event": "configuration_refused"},
-            )
+            self._breaker.success()
+            if verdict is Verdict.CONFIGURATION:
+                _logger.error(
+                    "The provider refuses this application (%s): %s",
+                    error.error,
+                    REMEDIES[error.error],
+                    extra={"event": "configuration_refused"},
+                )
         else:
             self._breaker.failure(current.token.sid, error, self._monotonic())
         pause = backoff(

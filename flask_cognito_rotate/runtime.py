@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, current_app, request, url_for
+from werkzeug.routing import BuildError
 
 from .cache import Cache
 from .config import Settings
@@ -115,7 +116,15 @@ class Runtime:
     def _local(self, target: str) -> str:
         if target.startswith("/"):
             return request.script_root + target
-        return url_for(target)
+        try:
+            return url_for(target)
+        except BuildError:
+            _logger.error(
+                "COGNITO_LOGIN_REDIRECT or COGNITO_LOGOUT_REDIRECT names the endpoint "
+                "%r, which this application does not have: a path begins with a slash.",
+                target,
+            )
+            return request.script_root + "/"
 
     def redirect_uri(self) -> str:
         """Return the callback's external URL, as registered with Cognito."""
@@ -170,6 +179,8 @@ class Runtime:
         """Send `signal` and write the one log record of the event."""
         user = fields.get("user") or {}
         error = fields.get("error")
+        # The cause of a refused login is what its log record is for.
+        error = getattr(error, "__cause__", None) or error
         extra = {
             "event": event,
             "sub": user.get("id"),

@@ -60,8 +60,8 @@ class SessionCookie:
     def expires_at(self, session: Session, *, rewritten: bool) -> int:
         """Return the UNIX second at which the session ends without a request."""
         settings = self._runtime.settings
-        fresh = rewritten or self._opened is None
-        written = self._runtime.clock() if fresh else self._opened.written  # type: ignore[union-attr]
+        opened = None if rewritten else self._opened
+        written = self._runtime.clock() if opened is None else opened.written
         idle = int(written) + settings.session_max_age
         absolute = settings.session_absolute_max_age
         return idle if absolute is None else min(idle, session.token.iat + absolute)
@@ -98,11 +98,13 @@ class SessionCookie:
         self._delete(response, self._runtime.cookies.names(self._name))
 
     def _seal(self, session: Session) -> list[str]:
+        now = int(self._runtime.clock())
         return self._runtime.cookies.seal(
             self._name,
             session,
-            now=int(self._runtime.clock()),
-            expires_at=self.expires_at(session, rewritten=True),
+            now=now,
+            # The absolute limit is judged when it is opened, so that its end is told.
+            expires_at=now + self._runtime.settings.session_max_age,
         )
 
     def _seal_what_fits(self, session: Session) -> list[str]:

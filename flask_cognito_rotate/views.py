@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -139,12 +140,15 @@ def logout_page() -> ResponseReturnValue:
     """Ask; a link or an image of another site must not sign anybody out."""
     state = request_session()
     state.load(refresh=False)
-    return page(
+    response = page(
         "logout.html",
         csrf_token=_csrf_token(state),
         user=_user(state),
         home_url=runtime().home(),
     )
+    # Under "no-referrer" the page's own form would be sent with `Origin: null`.
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response
 
 
 def logout() -> ResponseReturnValue:
@@ -172,13 +176,17 @@ def session() -> ResponseReturnValue:
             if current_session.retry_after is not None:
                 answer["retryAfter"] = current_session.retry_after
         if own.callbacks.session is not None:
-            answer = own.callbacks.session(answer, token=token)
+            callback = current_app.ensure_sync(own.callbacks.session)
+            answer = callback(answer, token=token)
+            if not isinstance(answer, Mapping):
+                raise TypeError("session_callback must return the session, a dict")
     return jsonify(answer)
 
 
 def _note_failure(own: Runtime, error: CognitoAuthError) -> None:
     """Log what only whoever runs the application can mend as an ERROR."""
-    message, level = f"Login failed: {error}", logging.WARNING
+    reason = f": {error.__cause__}" if error.__cause__ else ""
+    message, level = f"Login failed: {error}{reason}", logging.WARNING
     if isinstance(error, ProviderRejected):
         remedy = REMEDIES.get(error.error)
         message = f"{message} ({remedy})" if remedy else message

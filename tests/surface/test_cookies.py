@@ -357,11 +357,16 @@ def test_stale_part_is_deleted(
     assert client.get("/extra").json["extra"] == 2000
 
 
+@pytest.mark.parametrize("size", [3_900, 6_000])
 def test_too_large_at_sign_in(
-    growing_app: Flask, grown: dict[str, int], sign_in: Any, pool: LocalUserPool
+    growing_app: Flask,
+    grown: dict[str, int],
+    sign_in: Any,
+    pool: LocalUserPool,
+    size: int,
 ) -> None:
     """E11: a session beyond 7,000 bytes is refused with the remedy, and revoked."""
-    grown["size"] = 6000
+    grown["size"] = size
     client = growing_app.test_client()
 
     response = sign_in(client)

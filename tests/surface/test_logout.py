@@ -45,6 +45,13 @@ def test_page_asks_first(signed_in: FlaskClient) -> None:
     assert is_signed_in(signed_in)
 
 
+def test_page_lets_its_form_name_its_origin(signed_in: FlaskClient) -> None:
+    """A browser sends `Origin: null` from a page without any referrer: not here."""
+    response = signed_in.get("/auth/logout")
+
+    assert response.headers["Referrer-Policy"] == "same-origin"
+
+
 def test_button_ends_the_session(
     signed_in: FlaskClient, pool: LocalUserPool, app: Flask
 ) -> None:
