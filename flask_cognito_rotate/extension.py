@@ -29,7 +29,7 @@ from .runtime import (
     is_public,
     runtime,
 )
-from .views import AUTHORIZE_PARAMETERS, make_blueprint
+from .views import AUTHORIZE_PARAMETERS, BLUEPRINT, ROUTES, make_blueprint
 
 _logger = logging.getLogger("flask_cognito_rotate")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -219,16 +219,19 @@ def _check_routes(app: Flask, blueprint: Blueprint, settings: Settings) -> None:
         raise ConfigurationError(
             ["a blueprint named 'cognito' is registered already: give it another name"]
         )
-    taken = {rule.rule: rule.endpoint for rule in app.url_map.iter_rules()}
-    ours = ("login", "callback", "logout", "session")
-    problems = [
-        f"COGNITO_URL_PREFIX: the route {settings.url_prefix}/{name} belongs to the "
-        f"endpoint '{taken[f'{settings.url_prefix}/{name}']}': choose another prefix"
-        for name in ours
-        if f"{settings.url_prefix}/{name}" in taken
-    ]
-    if problems:
+    if problems := _clashes(app, settings):
         raise ConfigurationError(problems)
+
+
+def _clashes(app: Flask, settings: Settings) -> list[str]:
+    """Name the routes of the application that are ours, too."""
+    ours = {f"{settings.url_prefix}/{name}" for name in ROUTES}
+    return [
+        f"COGNITO_URL_PREFIX: the route {rule.rule} belongs to the endpoint "
+        f"'{rule.endpoint}': choose another prefix"
+        for rule in app.url_map.iter_rules()
+        if rule.rule in ours and not rule.endpoint.startswith(f"{BLUEPRINT}.")
+    ]
 
 
 def _exempt_from_csrf(app: Flask) -> None:
@@ -243,6 +246,10 @@ def _before_request() -> None:
     if endpoint is None:
         return
     own = runtime()
+    if not own.routes_checked:
+        own.routes_checked = True
+        for problem in _clashes(own.app, own.settings):
+            _logger.error(problem)
     if endpoint == own.endpoint("logout_post"):
         _exempt_from_csrf(own.app)  # it may have come later than `init_app`
     public = is_public(endpoint)

@@ -57,6 +57,7 @@ class Runtime:
     blueprint: Blueprint
     clock: Callable[[], float]
     foreign_cache_seen: bool = field(default=False)
+    routes_checked: bool = field(default=False)
 
     @classmethod
     def build(

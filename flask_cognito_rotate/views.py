@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import secrets
@@ -22,6 +23,7 @@ from flask.typing import ResponseReturnValue
 
 from . import signals
 from .errors import (
+    CacheUnavailable,
     CognitoAuthError,
     LoginError,
     ProviderRejected,
@@ -45,6 +47,9 @@ from .signing_in import sign_in
 
 _logger = logging.getLogger("flask_cognito_rotate")
 
+BLUEPRINT = "cognito"
+ROUTES = ("login", "callback", "logout", "session")
+
 #: What a link to the login may set at Cognito's authorize endpoint.
 AUTHORIZE_PARAMETERS = frozenset(
     {
@@ -62,7 +67,7 @@ AUTHORIZE_PARAMETERS = frozenset(
 def make_blueprint(url_prefix: str) -> Blueprint:
     """Return a new blueprint ``cognito`` with all the routes."""
     blueprint = Blueprint(
-        "cognito",
+        BLUEPRINT,
         __name__,
         url_prefix=url_prefix,
         template_folder="templates",
@@ -122,7 +127,7 @@ def callback() -> ResponseReturnValue:
         name, answered, request.cookies, now=own.clock()
     )
     try:
-        if transaction:
+        if transaction and _is_first_return(own, transaction):
             answer = parse_callback(_arguments())
             location = sign_in(own, state, transaction, answer)
         else:
@@ -229,6 +234,18 @@ def _set_pending(
     own: Runtime, response: Response, name: str, value: str, max_age: int
 ) -> None:
     own.set_cookie(response, name, value, max_age=max_age, samesite="Lax")
+
+
+def _is_first_return(own: Runtime, transaction: Transaction) -> bool:
+    """Tell whether this answer came before, to be safe of a browser that sends twice.
+
+    A code redeemed twice may end what the first redemption began (RFC 6749 4.1.2).
+    """
+    try:
+        digest = hashlib.sha256(transaction.state.encode()).hexdigest()
+        return own.cache.add(f"returned:{digest}", b"", LIFETIME)
+    except CacheUnavailable:
+        return True
 
 
 def _without_transaction(own: Runtime, state: RequestSession) -> str:

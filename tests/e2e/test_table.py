@@ -883,3 +883,40 @@ def test_two_apps_of_one_cache_refresh_once(
 
     assert tokens(client) == tokens(beside)
     assert pool.counters[REFRESH] == 1
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat"])
+def test_a_clock_that_is_wrong_signs_nobody_out(
+    claim: str, client: FlaskClient, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    """Times are not among what ends a session: new tokens, old claims."""
+    sign_in(client)
+    shift = -7200 if claim == "exp" else 7200
+    pool.faults.tamper(
+        "id_token", at="refresh", claims=lambda c: {**c, claim: c[claim] + shift}
+    )
+    clock.advance(3600)
+
+    answer = client.get("/private")
+
+    assert answer.status_code == 200
+    assert pool.counters["revoke"] == 0
+
+
+def test_an_unknown_error_is_transient_and_no_error_of_ours(
+    client: FlaskClient,
+    pool: LocalUserPool,
+    clock: Any,
+    sign_in: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sign_in(client)
+    pool.faults.always(
+        "token.refresh_token", Fault(status=400, body=b'{"error":"server_error"}')
+    )
+    clock.advance(3600)
+
+    answer = client.get("/private")
+
+    assert answer.status_code == 503
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]

@@ -366,3 +366,77 @@ def test_callbacks_are_decorators_that_return_the_function(auth: CognitoAuth) ->
     assert auth.jwt_callback(function) is function
     assert auth.session_callback(function) is function
     assert auth.error_handler(function) is function
+
+
+def test_what_jwt_callback_changes_in_place_is_not_stored(
+    auth: CognitoAuth, client: FlaskClient, sign_in: Any
+) -> None:
+    """Claims and identity are the provider's, whatever a callback does to its copy."""
+
+    @auth.jwt_callback
+    def meddle(token: dict[str, Any], **_: Any) -> dict[str, Any]:
+        token["idTokenClaims"]["cognito:groups"] = ["root"]
+        token["user"] = {"name": "Queen", "id": "somebody else"}
+        return token
+
+    sign_in(client)
+
+    stored = client.get("/stored").json
+    assert stored["idTokenClaims"]["cognito:groups"] == ["admin", "users"]
+    assert stored["user"]["name"] == "Queen"
+    assert stored["user"]["id"] == stored["idTokenClaims"]["sub"]
+    assert set(stored["user"]) == {"id", "name", "email", "image"}
+
+
+def test_a_half_done_change_before_an_exception_is_not_stored(
+    auth: CognitoAuth, client: FlaskClient, sign_in: Any, clock: Any
+) -> None:
+    @auth.jwt_callback
+    def fail(token: dict[str, Any], *, trigger: str, **_: Any) -> dict[str, Any]:
+        if trigger == "refresh":
+            token["user"]["name"] = "half done"
+            raise RuntimeError("the database is away")
+        return token
+
+    sign_in(client)
+    clock.advance(3600)
+
+    stored = client.get("/stored").json
+
+    assert stored["user"]["name"] != "half done"
+
+
+def test_callbacks_may_be_async(
+    auth: CognitoAuth, client: FlaskClient, sign_in: Any
+) -> None:
+    @auth.jwt_callback
+    async def add(token: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {**token, "role": "owner"}
+
+    @auth.session_callback
+    async def publish(session: dict[str, Any], *, token: Any) -> dict[str, Any]:
+        return {**session, "role": token["role"]}
+
+    sign_in(client)
+
+    assert client.get("/auth/session").json["role"] == "owner"
+
+
+@pytest.mark.parametrize("returned", [None, "text", float("nan"), {"n": float("nan")}])
+def test_jwt_callback_that_returns_no_json_object_is_named(
+    returned: Any, auth: CognitoAuth, client: FlaskClient, sign_in: Any
+) -> None:
+    auth.jwt_callback(lambda token, **_: returned)
+
+    with pytest.raises((TypeError, ValueError)):
+        sign_in(client)
+
+
+def test_session_callback_that_returns_nothing_is_named(
+    auth: CognitoAuth, client: FlaskClient, sign_in: Any
+) -> None:
+    sign_in(client)
+    auth.session_callback(lambda session, *, token: None)  # type: ignore[arg-type,return-value]
+
+    with pytest.raises(TypeError, match="session_callback"):
+        client.get("/auth/session")

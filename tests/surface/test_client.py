@@ -257,3 +257,25 @@ def test_it_has_a_time_limit(make_app: Any, sign_in: Any, pool: LocalUserPool) -
     pool.faults.queue("userinfo", Fault(delay=0.6))
 
     assert client.get("/slow").text == "given up"
+
+
+def test_on_a_session_that_is_over_it_asks_to_sign_in(
+    make_app: Any, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    """A view that guards nothing itself answers 401 with a way out, not 503."""
+    app = make_app()
+
+    @app.get("/call")
+    def call() -> str:
+        return current_session.client.get("http://127.0.0.1:9/").text
+
+    client = app.test_client()
+    sign_in(client)
+    pool.revoke_all()
+    clock.advance(3600)
+
+    for _ in range(2):
+        answer = client.get("/call")
+        assert answer.status_code == 401
+        assert "/auth/login" in answer.text
+        assert "Retry-After" not in answer.headers

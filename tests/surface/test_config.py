@@ -124,6 +124,19 @@ def test_anything_else_is_a_mistake_and_never_truthy(value: Any) -> None:
         ("SECRET_KEY", "dev"),
         ("SECRET_KEY", None),
         ("SECRET_KEY", "x" * 31),
+        ("SECRET_KEY_FALLBACKS", "one old key that is longer than 32 bytes"),
+        ("SECRET_KEY_FALLBACKS", b"one old key that is longer than 32 bytes"),
+        ("SECRET_KEY_FALLBACKS", [5]),
+        ("SECRET_KEY_FALLBACKS", [""]),
+        ("COGNITO_SESSION_MAX_AGE", 10**12),
+        ("COGNITO_CLOCK_SKEW", 100_000),
+        ("COGNITO_HTTP_TIMEOUT", float("inf")),
+        ("COGNITO_URL_PREFIX", "/<x>"),
+        ("COGNITO_URL_PREFIX", "/a/../b"),
+        ("COGNITO_URL_PREFIX", "/a b"),
+        ("COGNITO_COOKIE_DOMAIN", "a;b"),
+        ("COGNITO_COOKIE_DOMAIN", "http://x"),
+        ("COGNITO_ISSUER", "https://idp.example.com/ y"),
     ],
 )
 def test_a_mistake_names_its_key(key: str, value: Any) -> None:
@@ -137,6 +150,7 @@ def test_a_mistake_names_its_key(key: str, value: Any) -> None:
     [
         ("COGNITO_ISSUER", "http://127.0.0.1:9100/p_1", "issuer", None),
         ("COGNITO_CLIENT_ID", 12345, "client_id", "12345"),
+        ("COGNITO_CLIENT_ID", '"abc"', "client_id", "abc"),
         ("COGNITO_REFRESH_LEEWAY", "30", "refresh_leeway", 30),
         ("COGNITO_HTTP_TIMEOUT", "2.5", "http_timeout", 2.5),
         ("COGNITO_SCOPES", ["openid", "email"], "scopes", ("openid", "email")),
@@ -237,3 +251,18 @@ def test_a_second_registration_is_refused_with_the_remedy() -> None:
 
     with pytest.raises(ConfigurationError, match="once"):
         CognitoAuth(app)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "COGNITO_CLIENT_SECRET",
+        "COGNITO_REDIRECT_URI",
+        "COGNITO_SESSION_ABSOLUTE_MAX_AGE",
+        "COGNITO_COOKIE_DOMAIN",
+    ],
+)
+def test_null_in_the_environment_is_none(key: str) -> None:
+    settings = read({key: "null"})
+
+    assert getattr(settings, key.removeprefix("COGNITO_").lower()) is None

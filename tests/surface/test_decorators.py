@@ -395,3 +395,16 @@ def test_503_for_people_is_a_page(
     assert "Retry-After" in response.headers
     assert "no-store" in response.headers["Cache-Control"]
     assert "Traceback" not in response.text
+
+
+def test_a_script_that_is_not_entitled_gets_json(make_app: Any, sign_in: Any) -> None:
+    app = make_app()
+    app.add_url_rule("/owners", "owners", groups_required("owners")(lambda: "owners"))
+    client = app.test_client()
+    sign_in(client)
+
+    script = client.get("/owners", headers={"Sec-Fetch-Mode": "cors"})
+    page = client.get("/owners", headers={"Sec-Fetch-Mode": "navigate"})
+
+    assert (script.status_code, script.json) == (403, {"error": "access_denied"})
+    assert (page.status_code, page.mimetype) == (403, "text/html")

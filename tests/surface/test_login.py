@@ -598,3 +598,56 @@ def test_nothing_secret_is_logged(
 def test_login_error_is_a_400_of_ours() -> None:
     """Applications may tell a refused login from other trouble."""
     assert LoginError("no").status == 400
+
+
+@pytest.mark.parametrize("case", ["J04"])
+def test_case_of_a_refused_id_token_leaves_its_reason_in_the_log(
+    case: str,
+    client: FlaskClient,
+    pool: LocalUserPool,
+    sign_in: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The user reads a general sentence, whoever runs the application the reason."""
+    pool.faults.tamper(
+        "id_token", at="login", claims=lambda c: {**c, "iss": c["iss"] + "1"}
+    )
+
+    refused = sign_in(client)
+
+    assert refused.status_code == 400
+    (record,) = [r for r in caplog.records if getattr(r, "event", "") == "login_failed"]
+    assert record.__dict__["error_type"] == "InvalidIssuer"
+    assert "iss" in record.getMessage()
+    assert "iss" not in refused.text.lower().replace("missing", "")
+
+
+def test_one_answer_sent_twice_at_once_is_redeemed_once(
+    app: Any, pool: LocalUserPool
+) -> None:
+    """A browser that sends the callback several times does not spend its code twice."""
+    client = app.test_client()
+    back = pool.sign_in(None, client.get("/auth/login").location)
+    jar = client.get_cookie
+    pending = [c for c in client._cookies.values() if "_tx_" in c.key]
+    assert jar is not None and len(pending) == 1
+    header = {"Cookie": f"{pending[0].key}={pending[0].value}"}
+
+    answers = [
+        app.test_client(use_cookies=False).get(back, headers=header).status_code
+        for _ in range(4)
+    ]
+
+    assert answers == [302, 400, 400, 400]
+    assert pool.counters["token.authorization_code"] == 1
+
+
+def test_an_endpoint_that_does_not_exist_leads_home(
+    make_app: Any, sign_in: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_app(COGNITO_LOGIN_REDIRECT="nowhere").test_client()
+
+    begun = client.get("/auth/login")
+
+    assert begun.status_code == 302
+    assert any("COGNITO_LOGIN_REDIRECT" in r.getMessage() for r in caplog.records)

@@ -234,3 +234,21 @@ def test_sender_is_the_application(make_app: Any, sign_in: Any) -> None:
         sign_in(one.test_client())
 
     assert heard == [one]
+
+
+def test_the_absolute_limit_is_told(make_app: Any, clock: Any, sign_in: Any) -> None:
+    """Past it the session ends with the reason `expired`."""
+    app = make_app(COGNITO_SESSION_ABSOLUTE_MAX_AGE=1000)
+    client = app.test_client()
+    sign_in(client)
+    reasons: list[str] = []
+
+    def note(_: Any, *, reason: str, **__: Any) -> None:
+        reasons.append(reason)
+
+    with signals.session_ended.connected_to(note, sender=app):
+        clock.advance(1000)
+        client.get("/private")
+        client.get("/private")
+
+    assert reasons == ["expired"]

@@ -95,3 +95,16 @@ def test_csrf_protection_exempts_our_routes(bare: Flask) -> None:
 
     with bare.app_context():
         assert csrf.exempted == [auth.blueprint]
+
+
+def test_a_route_that_comes_later_is_named_at_the_first_request(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.add_url_rule("/auth/session", "mine", lambda: "mine")
+    client = app.test_client()
+
+    client.get("/")
+    client.get("/")
+
+    named = [r for r in caplog.records if "'mine'" in r.getMessage()]
+    assert [record.levelname for record in named] == ["ERROR"]
