@@ -13,7 +13,7 @@ class Breaker:
 
     Three sessions in a row that meet a broken connection, a 5xx or a 429 open it; then
     one probe at a time goes through, and a success closes it. A 429 only slows: its
-    pauses do not grow.
+    pauses do not grow. `now` is UNIX seconds throughout.
     """
 
     _SESSIONS: Final = 3
@@ -29,7 +29,8 @@ class Breaker:
     def pause(self, now: float) -> float:
         """Return the seconds to wait; 0 lets the caller through, as the probe."""
         with self._lock:
-            if now < self._until:
+            # More than that was noted before the clock was set back.
+            if 0 < self._until - now <= self._LONGEST_SECONDS:
                 return self._until - now
             if self._opened:
                 self._until = now + self._interval()

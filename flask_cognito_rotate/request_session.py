@@ -24,11 +24,7 @@ from .protocol.refresh import Decision, RefreshPolicy, decide
 from .rotation import Refreshed, RefreshFailed, SessionEnded
 from .runtime import JwtCallback, Runtime, runtime
 from .session_cookie import SessionCookie
-from .sessions import (
-    Record,
-    Session,
-    State,
-)
+from .sessions import Record, Session, State
 
 if TYPE_CHECKING:
     from .client import SessionClient
@@ -257,7 +253,7 @@ class RequestSession:
             self._forget()
             return
         if record is not None and _is_news(record, session):
-            session = adopt(session, record)
+            session = _with_record(session, record)
             self._dirty = True
         self.session = session
         if session.token.error is not None:
@@ -365,8 +361,8 @@ class RequestSession:
     def _must_write(self, session: Session) -> bool:
         if self._dirty:
             return True
-        is_idle = self.problem is not None or self._cache_down
-        return self._cookie.is_due and not is_idle
+        may_roll = self.problem is None and not self._cache_down
+        return may_roll and self._cookie.is_due
 
     def _write(self, response: Response, session: Session) -> None:
         """Write the newest state there is, never over a newer one, never an ended."""
@@ -378,7 +374,7 @@ class RequestSession:
             self._cookie.clear(response)
             return
         if record is not None and _is_news(record, session):
-            session = adopt(session, record)
+            session = _with_record(session, record)
         self._cookie.write(response, session)
 
 
@@ -431,7 +427,7 @@ def observe(event: Refreshed | RefreshFailed) -> None:
     request_session().note(event)
 
 
-def adopt(session: Session, record: Record) -> Session:
+def _with_record(session: Session, record: Record) -> Session:
     """Return the session with what its record holds."""
     token = record.token or session.token
     return replace(session, token=token, generation=record.generation)
@@ -450,8 +446,11 @@ def _is_news(record: Record, session: Session) -> bool:
 def _as_refresh_error(problem: CognitoAuthError | None) -> RefreshAccessTokenError:
     if isinstance(problem, RefreshAccessTokenError):
         return problem
+    ended = isinstance(problem, SessionEnded)
     error = RefreshAccessTokenError(
-        "the access token cannot be refreshed for now", final=False, retry_after=1
+        "the session was ended" if ended else "nothing can be refreshed for now",
+        final=ended,
+        retry_after=None if ended else 1,
     )
     error.__cause__ = problem
     return error

@@ -26,7 +26,7 @@ from .errors import (
     RefreshAccessTokenError,
 )
 from .model import StoredToken, Tokens, user_of
-from .protocol.refresh import REMEDIES, Verdict, backoff, judge
+from .protocol.refresh import LONGEST_RETRY_AFTER, REMEDIES, Verdict, backoff, judge
 from .sessions import Record, Records, Session, State
 
 _logger = logging.getLogger("flask_cognito_rotate")
@@ -287,11 +287,12 @@ class Rotation:
 
     def _respect_pause(self, record: Record) -> None:
         pause = record.retry_at - self._clock()
-        if record.state is State.LIVE and pause > 0:
+        # More than that was noted before the clock was set back.
+        if record.state is State.LIVE and 0 < pause <= LONGEST_RETRY_AFTER:
             raise _transient("the last refresh failed a moment ago", pause)
 
     def _respect_breaker(self) -> None:
-        pause = self._breaker.pause(self._monotonic())
+        pause = self._breaker.pause(self._clock())
         if pause > 0:
             raise _transient("the provider fails for every session", pause)
 
@@ -453,7 +454,7 @@ class Rotation:
                     extra={"event": "configuration_refused"},
                 )
         else:
-            self._breaker.failure(current.token.sid, error, self._monotonic())
+            self._breaker.failure(current.token.sid, error, self._clock())
         pause = backoff(
             marked.failures + 1,
             retry_after=getattr(error, "retry_after", None),

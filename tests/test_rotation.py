@@ -587,3 +587,18 @@ def test_a_429_slows_and_never_stops() -> None:
     assert 0 < breaker.pause(0) <= 1
     assert breaker.pause(1) == 0
     assert breaker.pause(1) == 0
+
+
+def test_a_clock_that_is_set_back_stops_nobody_for_long(
+    provider: Provider, cache: FailingCache, session: Session
+) -> None:
+    """What was noted by a clock an hour ahead does not hold for an hour."""
+    now = [NOW + 3600]
+    host = Host(provider, cache, lambda: now[0])
+    provider.script = [ProviderUnavailable("503", status_code=503)]
+    with pytest.raises(RefreshAccessTokenError):
+        host.refresh(session)
+
+    now[0] = NOW
+
+    assert host.refresh(session).token.access_token == "access-1"

@@ -15,7 +15,8 @@ from ..errors import (
 from ..model import StoredToken
 
 _LONGEST_STEP = 60.0
-_LONGEST_RETRY_AFTER = 300.0
+#: Seconds that a provider can make us wait at most.
+LONGEST_RETRY_AFTER = 300.0
 
 #: What to do about an error that our configuration causes, by OAuth error code.
 REMEDIES: Mapping[str, str] = MappingProxyType(
@@ -118,7 +119,7 @@ def backoff(failures: int, *, retry_after: float | None, jitter: float) -> float
     """
     step = min(_LONGEST_STEP, 2.0 ** min(max(failures, 1) - 1, 10))
     wait = step * (0.5 + jitter / 2)
-    return max(wait, min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
+    return max(wait, min(retry_after or 0.0, LONGEST_RETRY_AFTER))
 
 
 def _is_too_old(token: StoredToken, now: float, policy: RefreshPolicy) -> bool:

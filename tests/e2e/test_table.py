@@ -920,3 +920,27 @@ def test_an_unknown_error_is_transient_and_no_error_of_ours(
 
     assert answer.status_code == 503
     assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("case", ["D26"])
+def test_case_of_a_provider_that_comes_back(
+    case: str, app: Flask, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    """While it is down few calls are made; one probe closes the breaker for all."""
+    clients = [app.test_client() for _ in range(8)]
+    for client in clients:
+        sign_in(client)
+    pool.faults.always("token.refresh_token", Fault(status=503))
+    clock.advance(3600)
+    for _ in range(10):
+        for client in clients:
+            assert client.get("/private").status_code == 503
+        clock.advance(1)
+    calls = pool.counters["token.refresh_token"]
+    assert calls <= 20
+
+    pool.faults.clear()
+    clock.advance(61)
+
+    assert [client.get("/private").status_code for client in clients] == [200] * 8
+    assert pool.counters["token.refresh_token"] == calls + 8
