@@ -77,11 +77,15 @@ def answer_error(error: CognitoAuthError) -> ResponseReturnValue:
     answer = current_app.handle_http_exception(http_error)
     if answer is not http_error:
         return answer
+    return _default_answer(error)
+
+
+def _default_answer(error: CognitoAuthError) -> Response:
+    """Answer with `CognitoAuth.error_handler`'s page, or ours where there is none."""
     custom = runtime().callbacks.error
     if custom is None:
         return error_page(error)
-    response: ResponseReturnValue = current_app.ensure_sync(custom)(error)
-    return response
+    return make_response(current_app.ensure_sync(custom)(error))
 
 
 def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
@@ -90,8 +94,7 @@ def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
     A page is `CognitoAuth.error_handler`'s, if there is one.
     """
     if page:
-        custom = runtime().callbacks.error
-        return error_page(problem) if custom is None else make_response(custom(problem))
+        return _default_answer(problem)
     seconds = retry_after(problem)
     response = jsonify(error="temporarily_unavailable", retry_after=seconds)
     response.status_code = 503

@@ -127,11 +127,14 @@ def callback() -> ResponseReturnValue:
         name, answered, request.cookies, now=own.clock()
     )
     try:
-        if transaction and _is_first_return(own, transaction):
-            answer = parse_callback(_arguments())
+        answer = parse_callback(_arguments())
+        if not transaction:
+            location = _without_transaction(own, state)
+        elif _is_first_return(own, transaction):
             location = sign_in(own, state, transaction, answer)
         else:
-            location = _without_transaction(own, state)
+            # Sent twice at once: whoever came first signs in, or says why not.
+            location = local_next(transaction.next) or own.home()
         response = make_response(redirect(location))
     except CognitoAuthError as error:
         _note_failure(own, error)
@@ -250,7 +253,6 @@ def _is_first_return(own: Runtime, transaction: Transaction) -> bool:
 
 def _without_transaction(own: Runtime, state: RequestSession) -> str:
     """Nobody here waits for this answer: reloaded, too late, or not ours."""
-    parse_callback(_arguments())
     state.load(refresh=False)
     if state.is_usable:
         return own.home()

@@ -285,6 +285,20 @@ def test_every_signal_is_documented() -> None:
     assert existing == documented
 
 
+def test_every_event_of_the_log_is_documented() -> None:
+    """The reference of signals lists each name that a record's `event` can have."""
+    package = Path(flask_cognito_rotate.__file__).parent
+    modules = [path for path in package.rglob("*.py") if "local" not in path.parts]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in modules)
+    page = (REFERENCE / "signals.md").read_text(encoding="utf-8")
+
+    sent = re.findall(r"signals\.(\w+),\s+(?:\w+ if \w+ else )?\"(\w+)\"", source)
+    logged = set(re.findall(r"\"event\": \"(\w+)\"", source)) | {"refresh_lost"}
+    events = {event for _, event in sent} | logged
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert events == listed
+
+
 def test_every_public_name_is_documented() -> None:
     """The API reference has a heading for each name that is not an exception."""
     names = {name for name in flask_cognito_rotate.__all__ if not hasattr(errors, name)}

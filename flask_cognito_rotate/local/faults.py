@@ -18,6 +18,7 @@ from .keys import SigningKey, b64url, foreign_key, signing_input
 Endpoint = str
 Occasion = Literal["login", "refresh"]
 Kind = Literal["id_token", "access_token"]
+KINDS = ("id_token", "access_token")
 
 ENDPOINTS = frozenset(
     {
@@ -248,6 +249,10 @@ class Faults:
             claims: short for ``Tamper(claims=claims)``.
         """
         occasions = (at,) if at else ("login", "refresh")
+        if kind not in KINDS or not set(occasions) <= {"login", "refresh"}:
+            raise ValueError(
+                f"no {kind!r} at {at!r}; there are {KINDS} at login, refresh"
+            )
         with self._lock:
             for occasion in occasions:
                 self._tampers[kind, occasion] = tamper or Tamper(claims=claims)

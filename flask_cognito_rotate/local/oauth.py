@@ -207,7 +207,7 @@ class CognitoServer(AuthorizationServer):  # type: ignore[misc]
     def validate_requested_scope(self, scope: str | None) -> None:
         """Refuse unknown scopes by the error that Cognito really sends.
 
-        Source: aws-samples/anthropic-on-aws#310; the guide says `invalid_scope`.
+        Source: seen in the wild; the guide says `invalid_scope`.
         """
         if set((scope or "").split()) - self.pool.scopes:
             raise InvalidRequestError("invalid_scope")

@@ -145,11 +145,12 @@ def verify_login_id_token(
         InvalidTokenError: another of its subclasses names what is wrong.
     """
     claims = _verified_claims(token, keys)
-    _check_claims(claims, issuer=issuer, client_id=client_id, now=now, skew=skew)
+    _check_claims(claims, issuer=issuer, client_id=client_id)
     if not nonce or not _same(claims.get("nonce"), nonce):
         raise InvalidNonce("nonce is not the one that this login sent")
     if "at_hash" in claims and not _same(claims["at_hash"], _half_hash(access_token)):
         raise InvalidAccessTokenHash("at_hash does not belong to the access token")
+    _check_times(claims, now, skew)
     return claims
 
 
@@ -170,13 +171,15 @@ def verify_refreshed_id_token(
     at (a refresh sends no nonce, and Cognito has been seen to change ``auth_time``).
 
     Raises:
+        InvalidTime: nothing but its times is wrong: they are looked at last.
         UnknownKey: the key set does not hold the key: fetch it again, once.
         InvalidTokenError: another of its subclasses names what is wrong.
     """
     claims = _verified_claims(token, keys)
-    _check_claims(claims, issuer=issuer, client_id=client_id, now=now, skew=skew)
+    _check_claims(claims, issuer=issuer, client_id=client_id)
     if claims["sub"] != subject:
         raise InvalidSubject("sub is not the session's user")
+    _check_times(claims, now, skew)
     return claims
 
 
@@ -282,16 +285,13 @@ def _check_signature(token: str, candidates: Sequence[RSAKey]) -> None:
     raise InvalidSignature("the signature does not belong to the token")
 
 
-def _check_claims(
-    claims: Mapping[str, Any], *, issuer: str, client_id: str, now: float, skew: int
-) -> None:
+def _check_claims(claims: Mapping[str, Any], *, issuer: str, client_id: str) -> None:
     if claims.get("iss") != issuer:
         raise InvalidIssuer("iss is not the configured issuer")
     _check_audience(claims, client_id)
     if claims.get("token_use", "id") != "id":
         raise InvalidTokenUse("token_use is not id")
     _check_subject(claims.get("sub"))
-    _check_times(claims, now, skew)
 
 
 def _check_audience(claims: Mapping[str, Any], client_id: str) -> None:

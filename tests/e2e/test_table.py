@@ -903,6 +903,24 @@ def test_a_clock_that_is_wrong_signs_nobody_out(
     assert pool.counters["revoke"] == 0
 
 
+def test_a_wrong_time_excuses_no_wrong_user(
+    client: FlaskClient, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    """Everything but the times is judged first: somebody else's token ends it."""
+    sign_in(client)
+    pool.faults.tamper(
+        "id_token",
+        at="refresh",
+        claims=lambda c: {**c, "sub": c["sub"] + "1", "exp": c["exp"] - 7200},
+    )
+    clock.advance(3600)
+
+    answer = client.get("/private", headers={"Accept": "application/json"})
+
+    assert answer.status_code == 401
+    assert pool.live_refresh_tokens() == 0
+
+
 def test_an_unknown_error_is_transient_and_no_error_of_ours(
     client: FlaskClient,
     pool: LocalUserPool,

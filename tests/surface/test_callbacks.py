@@ -440,3 +440,24 @@ def test_session_callback_that_returns_nothing_is_named(
 
     with pytest.raises(TypeError, match="session_callback"):
         client.get("/auth/session")
+
+
+def test_an_async_error_handler_answers_every_kind_of_error(
+    auth: CognitoAuth,
+    client: FlaskClient,
+    pool: LocalUserPool,
+    clock: Any,
+    sign_in: Any,
+) -> None:
+    @auth.error_handler
+    async def explain(error: CognitoAuthError) -> tuple[str, int]:
+        return type(error).__name__, 418
+
+    assert client.get("/auth/callback?state=x&code=y").status_code == 418
+    sign_in(client)
+    pool.faults.always(REFRESH, Fault(status=503))
+    clock.advance(3600)
+
+    answer = client.get("/private", headers=NAVIGATE)
+
+    assert (answer.status_code, answer.text) == (418, "RefreshAccessTokenError")
