@@ -17,7 +17,7 @@ class Breaker:
     """
 
     _SESSIONS: Final = 3
-    _LONGEST_SECONDS: Final = 30.0
+    _LONGEST_SECONDS: Final = 16.0
     _THROTTLED_SECONDS: Final = 0.5
 
     def __init__(self) -> None:
@@ -59,5 +59,5 @@ class Breaker:
             self._until = now + self._interval()
 
     def _interval(self) -> float:
-        interval: float = 2.0 ** min(self._opened, 5) / 2
-        return min(interval, self._LONGEST_SECONDS)
+        doublings = min(self._opened - 1, 4)
+        return min(float(2**doublings), self._LONGEST_SECONDS)

@@ -129,6 +129,8 @@ def check_url(value: Any) -> str:
         raise ValueError("must not contain spaces or characters outside ASCII")
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if parts.port == 0:  # reading it raises ValueError for what is no port at all
+        raise ValueError("must not have the port 0")
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError("must be an absolute https:// URL")
     if parts.scheme == "http" and not is_loopback(host):

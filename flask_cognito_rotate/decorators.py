@@ -7,14 +7,12 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
-from flask import current_app, jsonify, redirect, request, url_for
+from flask import current_app, redirect, request
 from werkzeug.exceptions import (
     Forbidden,
-    HTTPException,
     ServiceUnavailable,
     Unauthorized,
 )
-from werkzeug.wrappers import Response as BaseResponse
 
 from .errors import (
     AccessDenied,
@@ -23,7 +21,7 @@ from .errors import (
     RefreshAccessTokenError,
 )
 from .globals import current_session
-from .pages import retry_response
+from .pages import default_answer, is_navigation, login_required_json, login_url
 from .request_session import request_session
 from .runtime import local_next, mark_exempt, runtime
 
@@ -107,20 +105,9 @@ def require_entitlement(
     require_login()
     any_of, all_of = frozenset(groups), frozenset(scopes)
     if any_of and not any_of & current_session.groups:
-        raise _forbidden() from AccessDenied("not in any of the groups")
+        raise _forbidden("not in any of the groups")
     if not all_of <= current_session.scopes:
-        raise _forbidden() from AccessDenied("the access token lacks a scope")
-
-
-def is_navigation() -> bool:
-    """Tell whether a person waits for a page, rather than a script for data."""
-    mode = request.headers.get("Sec-Fetch-Mode")
-    if mode is not None:
-        return mode == "navigate"
-    if request.is_json:
-        return False
-    accept = request.headers.get("Accept")
-    return accept is None or "text/html" in accept.lower()
+        raise _forbidden("the access token lacks a scope")
 
 
 def _guard(check: Callable[[], None]) -> Callable[[_View], _View]:
@@ -129,25 +116,19 @@ def _guard(check: Callable[[], None]) -> Callable[[_View], _View]:
 
             @functools.wraps(view)
             async def guarded(*args: Any, **kwargs: Any) -> Any:
-                _check_unless_options(check)
+                check()
                 return await view(*args, **kwargs)
 
         else:
 
             @functools.wraps(view)
             def guarded(*args: Any, **kwargs: Any) -> Any:
-                _check_unless_options(check)
+                check()
                 return current_app.ensure_sync(view)(*args, **kwargs)
 
         return guarded  # type: ignore[return-value]
 
     return decorate
-
-
-def _check_unless_options(check: Callable[[], None]) -> None:
-    # A preflight carries no cookie, by the Fetch standard.
-    if request.method != "OPTIONS":
-        check()
 
 
 def _check_names(decorator: str, names: tuple[Any, ...]) -> None:
@@ -158,26 +139,24 @@ def _check_names(decorator: str, names: tuple[Any, ...]) -> None:
 def _unauthorized() -> Unauthorized:
     target = _return_target()
     if not is_navigation():
-        body = {"error": "login_required", "login_url": _login_url(target)}
-        response: BaseResponse = jsonify(body)
-        response.status_code = 401
-        return Unauthorized(response=_private(response))
+        return Unauthorized(response=login_required_json(target))
     code = 302 if request.method in {"GET", "HEAD"} else 303
-    return Unauthorized(response=_private(redirect(_login_url(target), code)))
+    response = redirect(login_url(target), code)
+    response.headers["Cache-Control"] = "private, no-store"
+    return Unauthorized(response=response)
 
 
-def _forbidden() -> Forbidden:
-    if is_navigation():
-        return Forbidden()
-    response = jsonify(error="access_denied")
-    response.status_code = 403
-    return Forbidden(response=_private(response))
+def _forbidden(reason: str) -> Forbidden:
+    error = AccessDenied(reason)
+    forbidden = Forbidden(response=default_answer(error))
+    forbidden.__cause__ = error
+    return forbidden
 
 
-def _unavailable(problem: CognitoAuthError) -> HTTPException:
-    error = ServiceUnavailable(response=retry_response(problem, page=is_navigation()))
-    error.__cause__ = problem
-    return error
+def _unavailable(problem: CognitoAuthError) -> ServiceUnavailable:
+    unavailable = ServiceUnavailable(response=default_answer(problem))
+    unavailable.__cause__ = problem
+    return unavailable
 
 
 def _return_target() -> str:
@@ -186,12 +165,3 @@ def _return_target() -> str:
         return local_next(request.url) or runtime().home()
     referer = local_next(request.headers.get("Referer"))
     return referer.partition("?")[0] if referer else runtime().home()
-
-
-def _login_url(target: str) -> str:
-    return url_for(runtime().endpoint("login"), next=target)
-
-
-def _private(response: BaseResponse) -> BaseResponse:
-    response.headers["Cache-Control"] = "private, no-store"
-    return response

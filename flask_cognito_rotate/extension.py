@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from flask import Blueprint, Flask, Response, request, url_for
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from .cache import Cache, check_location, open_cache
 from .config import Settings, read_settings
@@ -62,6 +62,8 @@ class CognitoAuth:
         }
         self._clock = clock
         self._callbacks = Callbacks()
+        #: The blueprint with our routes, the same in every application.
+        self.blueprint = make_blueprint()
         if app is not None:
             self.init_app(app)
 
@@ -88,18 +90,17 @@ class CognitoAuth:
         )
         for warning in warnings:
             _logger.warning(warning)
-        blueprint = make_blueprint(settings.url_prefix)
-        _check_routes(app, blueprint, settings)
+        _check_routes(app, settings)
         app.extensions[EXTENSION] = Runtime.build(
             app,
             settings,
             cache,
             callbacks=self._callbacks,
-            blueprint=blueprint,
+            blueprint=self.blueprint,
             observe=observe,
             clock=self._clock,
         )
-        app.register_blueprint(blueprint)
+        app.register_blueprint(self.blueprint, url_prefix=settings.url_prefix)
         app.before_request(_before_request)
         app.after_request(_after_request)
         app.teardown_request(_teardown_request)
@@ -108,11 +109,6 @@ class CognitoAuth:
         handlers = app.error_handler_spec[None][None]
         handlers.setdefault(CognitoAuthError, answer_error)
         _exempt_from_csrf(app)
-
-    @property
-    def blueprint(self) -> Blueprint:
-        """The blueprint with our routes, of the current application."""
-        return runtime().blueprint
 
     def jwt_callback(self, callback: JwtCallback) -> JwtCallback:
         """Register what may add to the stored token.
@@ -163,7 +159,8 @@ class CognitoAuth:
 
         def guard() -> None:
             endpoint = request.endpoint
-            if endpoint and not _passes_unguarded() and not is_exempt(endpoint):
+            exempt = endpoint is None or is_exempt(endpoint, below=blueprint)
+            if not exempt and not _passes_unguarded():
                 require_entitlement(groups=any_of, scopes=all_of)
 
         blueprint.before_request(guard)
@@ -180,10 +177,7 @@ class CognitoAuth:
         Raises:
             TypeError: another parameter; set it in ``COGNITO_AUTHORIZE_PARAMS``.
         """
-        if unknown := sorted(set(authorize_params) - AUTHORIZE_PARAMETERS):
-            raise TypeError(f"a login URL cannot carry {', '.join(unknown)}")
-        values: dict[str, Any] = {"next": next, **authorize_params}
-        return url_for(runtime().endpoint("login"), **values)
+        return _login_url(next, **authorize_params)
 
     def logout_url(self) -> str:
         """Return the path of the page that asks whether to sign out."""
@@ -214,8 +208,8 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_routes(app: Flask, blueprint: Blueprint, settings: Settings) -> None:
-    if blueprint.name in app.blueprints:
+def _check_routes(app: Flask, settings: Settings) -> None:
+    if BLUEPRINT in app.blueprints:
         raise ConfigurationError(
             ["a blueprint named 'cognito' is registered already: give it another name"]
         )
@@ -287,13 +281,16 @@ def _teardown_request(_: BaseException | None) -> None:
 def _template_names() -> dict[str, Any]:
     return {
         "current_session": current_session,
-        "cognito_login_url": _template_login_url,
+        "cognito_login_url": _login_url,
         "cognito_logout_button": _logout_button,
     }
 
 
-def _template_login_url(next: str | None = None) -> str:
-    return url_for(runtime().endpoint("login"), next=next)
+def _login_url(next: str | None = None, **authorize_params: str) -> str:
+    if unknown := sorted(set(authorize_params) - AUTHORIZE_PARAMETERS):
+        raise TypeError(f"a login URL cannot carry {', '.join(unknown)}")
+    values: dict[str, Any] = {"next": next, **authorize_params}
+    return url_for(runtime().endpoint("login"), **values)
 
 
 def _logout_button(text: str = "Sign out") -> Markup:
@@ -308,5 +305,5 @@ def _logout_button(text: str = "Sign out") -> Markup:
     ).format(
         url_for(runtime().endpoint("logout")),
         session.session.handle.csrf_token(),
-        escape(text),
+        text,
     )

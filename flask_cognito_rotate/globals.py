@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -43,7 +44,7 @@ class CognitoSession(Mapping[str, Any]):
         return f"<CognitoSession user={user!r} error={self.error!r}>"
 
     def __getitem__(self, name: str) -> Any:
-        return self._stored()[name]
+        return copy.deepcopy(self._stored()[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored())
@@ -57,7 +58,7 @@ class CognitoSession(Mapping[str, Any]):
 
         Stays readable after the session is over, until the next login or logout.
         """
-        return dict(self._token.user) if self._token else {}
+        return copy.deepcopy(dict(self._token.user)) if self._token else {}
 
     @property
     def access_token(self) -> str | None:
@@ -77,7 +78,8 @@ class CognitoSession(Mapping[str, Any]):
     @property
     def id_token_claims(self) -> dict[str, Any] | None:
         """The verified claims of the newest ID token."""
-        return dict(self._token.id_token_claims) if self._token else None
+        token = self._token
+        return copy.deepcopy(dict(token.id_token_claims)) if token else None
 
     @property
     def groups(self) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from flask import (
@@ -18,7 +17,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import InternalServerError, default_exceptions
 
 from .errors import CognitoAuthError, LoginError
-from .runtime import local_next, runtime
+from .runtime import local_next, runtime, whole_seconds
 
 _TITLES = {
     400: "This sign-in did not work",
@@ -77,36 +76,66 @@ def answer_error(error: CognitoAuthError) -> ResponseReturnValue:
     answer = current_app.handle_http_exception(http_error)
     if answer is not http_error:
         return answer
-    return _default_answer(error)
+    return default_answer(error)
 
 
-def _default_answer(error: CognitoAuthError) -> Response:
-    """Answer with `CognitoAuth.error_handler`'s page, or ours where there is none."""
+def default_answer(error: CognitoAuthError) -> Response:
+    """Answer a script with JSON, and a person with a page.
+
+    The page is that of `CognitoAuth.error_handler`, or ours where there is none.
+    """
+    if not is_navigation():
+        match error.status:
+            case 401:
+                return login_required_json(None)
+            case 403:
+                return _json(403, error="access_denied")
+            case 503:
+                return _retry_json(error)
     custom = runtime().callbacks.error
     if custom is None:
         return error_page(error)
     return make_response(current_app.ensure_sync(custom)(error))
 
 
-def retry_response(problem: CognitoAuthError, *, page: bool) -> Response:
-    """Return the 503 of a session that cannot be refreshed for now.
+def is_navigation() -> bool:
+    """Tell whether a person waits for a page, rather than a script for data."""
+    mode = request.headers.get("Sec-Fetch-Mode")
+    if mode is not None:
+        return mode == "navigate"
+    if request.is_json:
+        return False
+    accept = request.headers.get("Accept")
+    return accept is None or "text/html" in accept.lower()
 
-    A page is `CognitoAuth.error_handler`'s, if there is one.
-    """
-    if page:
-        return _default_answer(problem)
-    seconds = retry_after(problem)
-    response = jsonify(error="temporarily_unavailable", retry_after=seconds)
-    response.status_code = 503
+
+def login_url(target: str | None) -> str:
+    """Return the path that starts a login which leads back to `target`."""
+    return url_for(runtime().endpoint("login"), next=target)
+
+
+def login_required_json(target: str | None) -> Response:
+    """Return the 401 for a script; `target` is where its page is."""
+    return _json(401, error="login_required", login_url=login_url(target))
+
+
+def _retry_json(error: CognitoAuthError) -> Response:
+    seconds = retry_after(error)
+    response = _json(503, error="temporarily_unavailable", retry_after=seconds)
     response.headers["Retry-After"] = str(seconds)
+    return response
+
+
+def _json(status: int, **body: Any) -> Response:
+    response = jsonify(body)
+    response.status_code = status
     response.headers["Cache-Control"] = "private, no-store"
     return response
 
 
-def retry_after(problem: BaseException | None) -> int:
-    """Return whole seconds, at least one."""
-    seconds: Any = getattr(problem, "retry_after", None)
-    return max(1, math.ceil(seconds)) if isinstance(seconds, (int, float)) else 1
+def retry_after(error: BaseException) -> int:
+    """Return what the ``Retry-After`` of an error says, in seconds."""
+    return whole_seconds(getattr(error, "retry_after", None))
 
 
 def page(template: str, *, status: int = 200, **context: Any) -> Response:

@@ -251,12 +251,18 @@ class Provider:
 
 def _call_for_secret(secret: Callable[[], str]) -> str:
     try:
-        return secret()
+        value = secret()
     except Exception as error:
         # Somebody's secrets manager is down: whatever it raises, it is for now.
         raise ProviderUnavailable(
             f"COGNITO_CLIENT_SECRET cannot be read ({type(error).__name__})", sent=False
         ) from error
+    text: object = value
+    if not isinstance(text, str) or not text.strip() or not text.isascii():
+        raise ProviderUnavailable(
+            "COGNITO_CLIENT_SECRET returned no secret, a text of ASCII", sent=False
+        )
+    return text.strip()
 
 
 def _parse_keys(document: object) -> KeySet:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Response, current_app, request
+from flask import Response, request
 
 from . import signals
 from .errors import (
@@ -20,9 +20,9 @@ from .errors import (
     RefreshAccessTokenError,
 )
 from .model import STORED_NAMES, StoredToken
-from .protocol.refresh import Decision, RefreshPolicy, decide
+from .protocol.refresh import Decision, decide
 from .rotation import Refreshed, RefreshFailed, SessionEnded
-from .runtime import JwtCallback, Runtime, runtime
+from .runtime import JwtCallback, Runtime, runtime, whole_seconds
 from .session_cookie import SessionCookie
 from .sessions import Record, Session, State
 
@@ -36,6 +36,9 @@ _STATE: Final = "flask_cognito_rotate.session."
 
 _logger = logging.getLogger("flask_cognito_rotate")
 
+#: What the refresh that is running in this context has to tell.
+_events: ContextVar[list[Refreshed | RefreshFailed]] = ContextVar("cognito_events")
+
 
 class RequestSession:
     """The session as one request opens, refreshes and finally writes it."""
@@ -46,7 +49,7 @@ class RequestSession:
         self._over = False
         self._dirty = False
         self._loaded = False
-        self._called = False
+        self._checked = False
         self._cache_down = False
         self._client: SessionClient | None = None
         #: The session, its tokens gone once it is over; None for nobody.
@@ -68,16 +71,17 @@ class RequestSession:
         problem = self.problem
         if problem is None or getattr(problem, "final", False):
             return None
-        return max(1, math.ceil(getattr(problem, "retry_after", None) or 1))
+        return whole_seconds(getattr(problem, "retry_after", None))
 
     def load(self, *, refresh: bool = True) -> None:
-        """Open the session, once per request, and refresh it when due."""
-        if self._loaded:
-            return
-        self._loaded = True
-        self._open()
-        if self.session is not None and self.problem is None and refresh:
-            self._refresh_if_due(self.session)
+        """Open the session and refresh it when due, each once per request."""
+        if not self._loaded:
+            self._loaded = True
+            self._open()
+        if refresh and not self._checked:
+            self._checked = True
+            if self.session is not None and self.problem is None:
+                self._refresh_if_due(self.session)
 
     def refresh(self, *, force: bool) -> bool:
         """Take newer tokens; see `CognitoSession.refresh`."""
@@ -87,8 +91,12 @@ class RequestSession:
             raise self.problem
         if session is None or session.token.access_token is None:
             return False
-        decision = decide(session.token, self._now(), self._policy(session))
-        if not force and decision is Decision.KEEP:
+        decision = decide(session.token, self._now(), self._runtime.policy)
+        if decision is Decision.ENDED:
+            self._expire(session)
+            raise RefreshAccessTokenError("the session is past its limit", final=True)
+        keep = decision is Decision.KEEP and not force
+        if keep or session.token.refresh_token is None:
             return False
         before = session.token.access_token
         wait = force or decision is not Decision.REFRESH_AHEAD
@@ -99,7 +107,7 @@ class RequestSession:
 
     def start(self, session: Session) -> None:
         """Put a new session in the place of whatever the browser carried."""
-        self._loaded = True
+        self._loaded = self._checked = True
         self._cookie.forget()
         self.session, self.problem = session, None
         self._over, self._dirty = False, True
@@ -116,17 +124,17 @@ class RequestSession:
             self._forget()
             return True
         marked = self._runtime.rotation.end(session)
+        self._forget()
         user = dict(session.token.user)
-        emit = self._runtime.emit
-        emit(
+        self._runtime.emit(
             signals.user_logged_out,
             "user_logged_out",
             "User logged out",
             user=user,
             reason=reason,
         )
-        self._ended(user, reason)
-        self._forget()
+        if session.token.error is None:  # else its end was told already
+            self._ended(user, reason)
         return marked
 
     def access_token(self) -> str:
@@ -145,7 +153,8 @@ class RequestSession:
                 self.refresh(force=True)
         except RefreshAccessTokenError:
             return None
-        return self.session.token.access_token if self.session else None
+        token = self.session.token.access_token if self.session else None
+        return token if token != refused else None
 
     def client(self) -> SessionClient:
         from .client import SessionClient
@@ -160,11 +169,10 @@ class RequestSession:
             self._client.close()
 
     def note(self, event: Refreshed | RefreshFailed) -> None:
-        """Remember that this request made the call, and tell the application."""
+        """Tell the application of a call that this request made."""
         emit = self._runtime.emit
         user = dict(event.token.user)
         if isinstance(event, Refreshed):
-            self._called = True
             emit(
                 signals.token_refreshed,
                 "token_refreshed",
@@ -228,13 +236,6 @@ class RequestSession:
     def _now(self) -> float:
         return self._runtime.clock()
 
-    def _policy(self, session: Session) -> RefreshPolicy:
-        settings = self._runtime.settings
-        return RefreshPolicy(
-            leeway=settings.refresh_leeway,
-            absolute_max_age=settings.session_absolute_max_age,
-        )
-
     def _open(self) -> None:
         session = self._cookie.read()
         if session is not None:
@@ -250,7 +251,7 @@ class RequestSession:
             self._cache_down = True
             record = None
         if record is not None and record.state is State.ENDED:
-            self._forget()
+            self._drop()
             return
         if record is not None and _is_news(record, session):
             session = _with_record(session, record)
@@ -279,7 +280,7 @@ class RequestSession:
     def _refresh_if_due(self, session: Session) -> None:
         token = session.token
         expires = token.access_token_expires
-        match decide(token, self._now(), self._policy(session)):
+        match decide(token, self._now(), self._runtime.policy):
             case Decision.KEEP:
                 _logger.debug("Token available (expired at: %s)", expires)
             case Decision.REFRESH_AHEAD if not self._cache_down:
@@ -302,11 +303,25 @@ class RequestSession:
 
         It is `problem`, too, unless the access token that is held is still good.
         """
-        self._called = False
+        events: list[Refreshed | RefreshFailed] = []
+        scope = _events.set(events)
+        try:
+            failure = self._take_newer(session, wait=wait)
+        finally:
+            _events.reset(scope)
+        for event in events:
+            self.note(event)
+        callback = self._runtime.callbacks.jwt
+        called = any(isinstance(event, Refreshed) for event in events)
+        if called and callback is not None and self.session is not None:
+            self._run_jwt_callback(self.session, callback)
+        return failure
+
+    def _take_newer(self, session: Session, *, wait: bool) -> CognitoAuthError | None:
         try:
             rotated = self._runtime.rotation.refresh(session, wait=wait)
         except SessionEnded as error:
-            self._forget()
+            self._drop()
             return error
         except RefreshAccessTokenError as error:
             if error.final:
@@ -331,13 +346,14 @@ class RequestSession:
             self._dirty = True
             expires = rotated.token.access_token_expires
             _logger.debug("Token refreshed (expired at: %s)", expires)
-        if self._called and self._runtime.callbacks.jwt is not None:
-            self._run_jwt_callback(rotated, self._runtime.callbacks.jwt)
 
     def _run_jwt_callback(self, session: Session, callback: JwtCallback) -> None:
         try:
             changed = apply_jwt_callback(
-                callback, session.token, account=None, trigger="refresh"
+                self._runtime.app.ensure_sync(callback),
+                session.token,
+                account=None,
+                trigger="refresh",
             )
             if changed != session.token:
                 self.session = self._runtime.rotation.amend(
@@ -347,7 +363,9 @@ class RequestSession:
                     ),
                 )
         except SessionEnded:
-            self._forget()
+            self._drop()
+        except CacheUnavailable as error:
+            _logger.error("What jwt_callback added is not saved: %s", error)
         except Exception:  # noqa: BLE001 (application code, logged)
             # The tokens are saved: nothing that the application does undoes that.
             _logger.exception(
@@ -357,6 +375,11 @@ class RequestSession:
 
     def _forget(self) -> None:
         self.session, self.problem, self._over = None, None, True
+
+    def _drop(self) -> None:
+        """Be nobody. The cookie stays: by now it may be that of a newer session, and
+        whoever ended this one has seen to its own."""
+        self.session, self.problem = None, None
 
     def _must_write(self, session: Session) -> bool:
         if self._dirty:
@@ -371,7 +394,6 @@ class RequestSession:
         except CacheUnavailable:
             record = None
         if record is not None and record.state is State.ENDED:
-            self._cookie.clear(response)
             return
         if record is not None and _is_news(record, session):
             session = _with_record(session, record)
@@ -406,7 +428,7 @@ def apply_jwt_callback(
         Exception: whatever it raises itself.
     """
     # A copy to the bottom: what the callback changes in place is not stored.
-    returned = current_app.ensure_sync(callback)(
+    returned = callback(
         copy.deepcopy(token.to_dict()),
         account=account,
         user=dict(token.user),
@@ -423,8 +445,12 @@ def apply_jwt_callback(
 
 
 def observe(event: Refreshed | RefreshFailed) -> None:
-    """Hand an event of `Rotation` to the request that caused it."""
-    request_session().note(event)
+    """Keep an event of `Rotation` for the request that caused it.
+
+    It is told when the lock is free and the tokens are safe: a receiver may be slow,
+    or raise.
+    """
+    _events.get().append(event)
 
 
 def _with_record(session: Session, record: Record) -> Session:

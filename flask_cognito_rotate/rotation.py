@@ -197,6 +197,7 @@ class Rotation:
 
         Raises:
             SessionEnded, CacheUnavailable
+            RefreshAccessTokenError: final: the session failed in the meantime.
         """
         while True:
             record = self._read(held)
@@ -338,6 +339,8 @@ class Rotation:
                 saved = self._store(current, seen, answer)
                 if saved is None:
                     seen = self._records.read(current.handle)
+                    # A write that failed to our eyes may have happened after all.
+                    saved = seen if seen == answer else None
             except CacheUnavailable as error:
                 _logger.error(
                     "New tokens could not be saved in COGNITO_CACHE and travel in this "
@@ -410,7 +413,7 @@ class Rotation:
         token = replace(
             token,
             id_token_claims=claims,
-            user={**token.user, **user_of(claims)},
+            user={**token.user, **_changed(token.id_token_claims, claims)},
         )
         live = replace(
             saved,
@@ -429,7 +432,7 @@ class Rotation:
             if record is not None and record.state is State.ENDED:
                 self.revoke(done.token.refresh_token)
                 raise SessionEnded("the session was ended during its refresh")
-            done = _newest(done, record)
+            return _newest(done, record)  # whoever was faster has told of it
         self._observe(Refreshed(token, duration))
         return done
 
@@ -526,6 +529,12 @@ class Rotation:
 
 def _transient(message: str, retry_after: float) -> RefreshAccessTokenError:
     return RefreshAccessTokenError(message, final=False, retry_after=retry_after)
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the user the provider changed: the application's stays."""
+    before = user_of(old)
+    return {k: v for k, v in user_of(new).items() if v != before[k]}
 
 
 def _is_silence(error: CognitoAuthError) -> bool:

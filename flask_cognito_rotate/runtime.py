@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,7 @@ from .config import Settings
 from .errors import CognitoAuthError
 from .protocol.metadata import is_loopback
 from .protocol.redirects import safe_next
+from .protocol.refresh import RefreshPolicy
 from .provider import Provider
 from .rotation import Observer, Rotation
 from .sealing import Sealer
@@ -102,6 +104,14 @@ class Runtime:
             callbacks=callbacks,
             blueprint=blueprint,
             clock=clock,
+        )
+
+    @property
+    def policy(self) -> RefreshPolicy:
+        """What decides when a session is refreshed."""
+        return RefreshPolicy(
+            leeway=self.settings.refresh_leeway,
+            absolute_max_age=self.settings.session_absolute_max_age,
         )
 
     def endpoint(self, name: str) -> str:
@@ -211,12 +221,23 @@ def mark_exempt(target: Any) -> None:
     setattr(target, _EXEMPT, True)
 
 
-def is_exempt(endpoint: str) -> bool:
-    """Tell whether the view, its class or one of its blueprints is marked."""
+def is_exempt(endpoint: str, *, below: Blueprint | None = None) -> bool:
+    """Tell whether the view, its class or one of its blueprints is marked.
+
+    Args:
+        below: blueprints further out than this one do not count: what guards it
+            is closer than what exempts them.
+    """
     view = current_app.view_functions.get(endpoint)
-    marked = (view, getattr(view, "view_class", None))
-    blueprints = [current_app.blueprints[name] for name in request.blueprints]
-    return any(getattr(one, _EXEMPT, False) for one in (*marked, *blueprints))
+    blueprints = []
+    for name in request.blueprints:  # the innermost first
+        blueprints.append(current_app.blueprints[name])
+        if blueprints[-1] is below:
+            break
+    view_class = getattr(view, "view_class", None)
+    # A class passes its mark on to nobody: a subclass may show more.
+    of_class = view_class is not None and _EXEMPT in vars(view_class)
+    return of_class or any(getattr(one, _EXEMPT, False) for one in (view, *blueprints))
 
 
 def is_public(endpoint: str) -> bool:
@@ -237,6 +258,11 @@ def is_public(endpoint: str) -> bool:
 def local_next(target: str | None) -> str | None:
     """Return `target` as a path of this application, None where it is not one."""
     return safe_next(target, origin=runtime().origin())
+
+
+def whole_seconds(seconds: float | None) -> int:
+    """Return what ``Retry-After`` can say: whole seconds, at least one."""
+    return max(1, math.ceil(seconds or 1))
 
 
 def _attributes_length(settings: Settings) -> int:

@@ -131,10 +131,10 @@ class SessionCookie:
         for name in names:
             if name in request.cookies:
                 self._set(response, name, "", 0)
-        response.headers["Cache-Control"] = "private, no-store"
 
     def _set(self, response: Response, name: str, value: str, max_age: int) -> None:
         samesite = self._runtime.settings.cookie_samesite
         self._runtime.set_cookie(
             response, name, value, max_age=max_age, samesite=samesite
         )
+        response.headers["Cache-Control"] = "private, no-store"

@@ -39,7 +39,8 @@ def sign_in(
         claims = own.provider.verify_login(tokens, nonce=transaction.nonce)
         new = _begin_session(own, tokens, claims)
         if own.callbacks.jwt is not None:
-            new = _ask_application(own.callbacks.jwt, new, tokens)
+            callback = own.app.ensure_sync(own.callbacks.jwt)
+            new = _ask_application(callback, new, tokens)
         state.check_size(new)
     except BaseException as error:
         own.rotation.revoke(tokens.refresh_token)

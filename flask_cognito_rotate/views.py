@@ -64,12 +64,11 @@ AUTHORIZE_PARAMETERS = frozenset(
 )
 
 
-def make_blueprint(url_prefix: str) -> Blueprint:
+def make_blueprint() -> Blueprint:
     """Return a new blueprint ``cognito`` with all the routes."""
     blueprint = Blueprint(
         BLUEPRINT,
         __name__,
-        url_prefix=url_prefix,
         template_folder="templates",
         static_folder="static",
         static_url_path="/static",
@@ -127,10 +126,10 @@ def callback() -> ResponseReturnValue:
         name, answered, request.cookies, now=own.clock()
     )
     try:
-        answer = parse_callback(_arguments())
         if not transaction:
             location = _without_transaction(own, state)
         elif _is_first_return(own, transaction):
+            answer = parse_callback(_arguments())
             location = sign_in(own, state, transaction, answer)
         else:
             # Sent twice at once: whoever came first signs in, or says why not.

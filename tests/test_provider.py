@@ -836,3 +836,25 @@ def test_the_pool_has_nothing_to_complain_about(
     for request in pool.requests:
         assert len(request.fields) == len(set(request.fields))
         assert "client_secret" not in request.form
+
+
+@pytest.mark.parametrize("returned", [None, b"bytes", "", "  ", "geheimnis-ü"])
+def test_a_secret_that_is_none_is_not_left_out(
+    returned: Any, pool: LocalUserPool, make_provider: MakeProvider
+) -> None:
+    """Nothing is sent, rather than a request without the client's authentication."""
+    provider = make_provider(COGNITO_CLIENT_SECRET=lambda: returned)
+
+    with pytest.raises(ProviderUnavailable) as error:
+        provider.refresh("token", timeout=1)
+
+    assert not error.value.sent
+    assert pool.counters["token"] == 0
+
+
+def test_the_line_end_of_a_secret_that_was_read_from_a_file_does_not_matter(
+    pool: LocalUserPool, make_provider: MakeProvider
+) -> None:
+    provider = make_provider(COGNITO_CLIENT_SECRET=lambda: f"{pool.client_secret}\n")
+
+    assert verified(pool, provider)["sub"]

@@ -602,3 +602,26 @@ def test_a_clock_that_is_set_back_stops_nobody_for_long(
     now[0] = NOW
 
     assert host.refresh(session).token.access_token == "access-1"
+
+
+def test_a_write_that_only_seemed_to_fail_is_recognised(
+    provider: Provider, session: Session
+) -> None:
+    """The answer was saved although the cache said no: it is ours, and told of."""
+
+    class Ambiguous(FailingCache):
+        def compare_and_set(
+            self, key: str, expected: bytes | None, value: bytes, ttl: float
+        ) -> bool:
+            written = MemoryCache.compare_and_set(self, key, expected, value, ttl)
+            self.writes += 1
+            if self.writes == 2:
+                raise CacheUnavailable("timed out after the work")
+            return written
+
+    host = Host(provider, Ambiguous())
+
+    done = host.refresh(session)
+
+    assert done.token.refresh_token == "refresh-1"
+    assert [type(event) for event in host.events] == [Refreshed]

@@ -13,7 +13,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..errors import CognitoAuthError
@@ -44,14 +44,14 @@ class OpenedCookie:
 
     session: Session
     written: int
-    parts: int = field(default=1)
 
 
 class CookieCodec:
     """Packs sessions into cookie values and back.
 
+    The first part is named like the cookie, the second ``{name}.1``.
+
     Args:
-        name: of the first part; the second is called ``{name}.1``.
         overhead: bytes that a part's attributes take up at most.
     """
 
@@ -101,9 +101,8 @@ class CookieCodec:
         text = cookies.get(first)
         if text is None:
             return None
-        parts = 1
         if text.endswith(_CONTINUED):
-            text, parts = text[:-1] + cookies.get(second, ""), 2
+            text = text[:-1] + cookies.get(second, "")
         if len(text) > 2 * MAX_COOKIE_BYTES:
             raise UnknownSealingKey("no cookie of ours is so long")
         try:
@@ -112,7 +111,7 @@ class CookieCodec:
             # Its head still tells whose it was: ours is broken, another's is unknown.
             envelope = _head(text)
         session, written = _unpack(self._sealer.open(_PURPOSE, envelope, now=now))
-        return OpenedCookie(session, written, parts)
+        return OpenedCookie(session, written)
 
 
 def slim(session: Session, step: int) -> Session:

@@ -461,3 +461,43 @@ def test_an_async_error_handler_answers_every_kind_of_error(
     answer = client.get("/private", headers=NAVIGATE)
 
     assert (answer.status_code, answer.text) == (418, "RefreshAccessTokenError")
+
+
+def test_what_jwt_callback_made_of_the_user_outlives_refreshes(
+    auth: CognitoAuth,
+    client: FlaskClient,
+    pool: LocalUserPool,
+    clock: Any,
+    sign_in: Any,
+) -> None:
+    """Only what the provider changed is taken over."""
+
+    @auth.jwt_callback
+    def nickname(token: dict[str, Any], *, trigger: str, **_: Any) -> dict[str, Any]:
+        if trigger == "signIn":
+            token["user"]["name"] = "Nick"
+        return token
+
+    sign_in(client)
+    pool.faults.tamper(
+        "id_token", at="refresh", claims=lambda c: {**c, "email": "new@example.com"}
+    )
+    clock.advance(3600)
+
+    user = client.get("/stored").json["user"]
+
+    assert (user["name"], user["email"]) == ("Nick", "new@example.com")
+
+
+def test_a_script_gets_json_for_an_error_inside_a_view(
+    app: Flask, client: FlaskClient
+) -> None:
+    app.add_url_rule(
+        "/call", "call", lambda: current_session.client.get("http://127.0.0.1:9/").text
+    )
+
+    script = client.get("/call", headers=SCRIPT)
+    page = client.get("/call", headers=NAVIGATE)
+
+    assert (script.status_code, script.json["error"]) == (401, "login_required")
+    assert (page.status_code, page.mimetype) == (401, "text/html")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -537,3 +538,96 @@ def test_it_can_be_copied_into_a_dict(
     client.get("/keep")
 
     assert kept[0]["user"]["email"] == "alice@example.com"
+
+
+def test_a_forced_refresh_without_a_refresh_token_changes_nothing(
+    make_app: Any, pool: LocalUserPool, sign_in: Any
+) -> None:
+    """Some issuers give none: a 401 of an API must not end such a session."""
+    pool.faults.always(
+        "token.authorization_code",
+        Fault(
+            edit=lambda answer: {k: answer[k] for k in answer if k != "refresh_token"}
+        ),
+    )
+    app = make_app()
+    app.add_url_rule(
+        "/force", "force", lambda: str(current_session.refresh(force=True))
+    )
+    client = app.test_client()
+    sign_in(client)
+
+    assert client.get("/force").text == "False"
+    assert client.get("/private").status_code == 200
+
+
+def test_a_forced_refresh_past_the_absolute_limit_makes_no_call(
+    make_app: Any, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    app = make_app(COGNITO_SESSION_ABSOLUTE_MAX_AGE=1000)
+
+    @app.get("/force")
+    def force() -> str:
+        assert current_session
+        clock.advance(1000)
+        with pytest.raises(RefreshAccessTokenError) as error:
+            current_session.refresh(force=True)
+        return str(error.value.final)
+
+    client = app.test_client()
+    sign_in(client)
+
+    assert client.get("/force").text == "True"
+    assert pool.counters["token.refresh_token"] == 0
+
+
+def test_what_a_view_does_to_the_mapping_changes_no_session(
+    app: Flask, client: FlaskClient, sign_in: Any
+) -> None:
+    @app.get("/meddle")
+    def meddle() -> str:
+        current_session["user"]["name"] = "Queen"
+        current_session.user["name"] = "Queen"
+        claims = current_session.id_token_claims
+        assert claims is not None
+        claims["cognito:groups"].append("root")
+        return f"{current_session.user['name']} {sorted(current_session.groups)}"
+
+    sign_in(client)
+
+    assert client.get("/meddle").text == "Alice Liddell ['admin', 'users']"
+
+
+def test_a_view_of_ours_that_reads_the_session_late_finds_it_fresh(
+    app: Flask, client: FlaskClient, clock: Any, sign_in: Any
+) -> None:
+    """The logout page opens the session without a refresh; who asks later gets one."""
+    seen: list[str | None] = []
+
+    @app.after_request
+    def look(response: Any) -> Any:
+        seen.append(current_session.access_token)
+        return response
+
+    sign_in(client)
+    clock.advance(3600)
+
+    client.get("/auth/logout")
+
+    assert seen[-1] is not None
+    assert seen[-1] != seen[0]
+
+
+def test_the_client_refreshes_in_another_thread(
+    app: Flask, client: FlaskClient, pool: LocalUserPool, clock: Any, sign_in: Any
+) -> None:
+    @app.get("/thread")
+    def in_thread() -> str:
+        session = current_session._get_current_object()  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(1) as threads:
+            return str(threads.submit(session.refresh, force=True).result(5))
+
+    sign_in(client)
+
+    assert client.get("/thread").text == "True"
+    assert pool.counters["token.refresh_token"] == 1

@@ -98,8 +98,7 @@ def form_app(app: Flask) -> Flask:
         "/form",
         "form",
         login_required(hello),
-        methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
-        provide_automatic_options=False,
+        methods=["GET", "POST", "PUT", "DELETE"],
     )
     return app
 
@@ -141,8 +140,15 @@ def test_head(client: FlaskClient) -> None:
 
 
 def test_preflight_is_not_blocked(form_app: Flask) -> None:
-    """G09: OPTIONS comes without a cookie, and reaches the view."""
+    """G09: OPTIONS comes without a cookie, and Flask answers it."""
     assert form_app.test_client().options("/form").status_code == 200
+
+
+def test_options_is_no_way_around(app: Flask) -> None:
+    """A view that takes OPTIONS itself is guarded there, too."""
+    app.add_url_rule("/s", "s", login_required(hello), methods=["GET", "OPTIONS"])
+
+    assert app.test_client().options("/s", headers=SCRIPT).status_code == 401
 
 
 def test_target_below_a_mount_point(make_app: Any) -> None:

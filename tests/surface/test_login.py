@@ -651,3 +651,26 @@ def test_an_endpoint_that_does_not_exist_leads_home(
 
     assert begun.status_code == 302
     assert any("COGNITO_LOGIN_REDIRECT" in r.getMessage() for r in caplog.records)
+
+
+def test_the_callback_shows_no_text_of_a_stranger(client: FlaskClient) -> None:
+    """An error that belongs to no login of this browser is not repeated."""
+    answer = client.get(
+        "/auth/callback?error=locked&error_description=Call+0800-EVIL+now&state=x"
+    )
+
+    assert answer.status_code == 400
+    assert "EVIL" not in answer.text
+
+
+def test_a_login_link_in_a_template_takes_parameters(app: Any) -> None:
+    with app.test_request_context():
+        html = app.jinja_env.from_string(
+            "{{ cognito_login_url(next='/x', identity_provider='Google') }}"
+        )
+        functions: dict[str, Any] = {}
+        app.update_template_context(functions)
+
+        assert html.render(functions) == (
+            "/auth/login?next=/x&amp;identity_provider=Google"
+        )

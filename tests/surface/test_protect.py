@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from browsing import NAVIGATE, SCRIPT
 from flask import Blueprint, Flask
+from flask.views import MethodView
 
 from flask_cognito_rotate import CognitoAuth, login_exempt
 
@@ -98,3 +99,39 @@ def test_protecting_too_late_is_refused(make_app: Any, clock: Any) -> None:
 
     with pytest.raises(AssertionError, match="before_request"):
         auth.protect(late)
+
+
+def test_an_exempt_parent_does_not_open_a_guarded_child(
+    make_app: Any, clock: Any
+) -> None:
+    """What guards a blueprint is closer than what exempts the one around it."""
+    auth = CognitoAuth(clock=clock)
+    parent = login_exempt(Blueprint("parent", __name__, url_prefix="/parent"))
+    child = Blueprint("child", __name__, url_prefix="/child")
+    child.add_url_rule("/", "index", lambda: "secret")
+    auth.protect(child)
+    parent.register_blueprint(child)
+    app = make_app(auth=auth)
+    app.register_blueprint(parent)
+
+    answer = app.test_client().get("/parent/child/", headers={"Accept": "text/html"})
+
+    assert answer.status_code == 302
+
+
+def test_a_subclass_of_an_exempt_view_is_not_exempt(make_app: Any) -> None:
+    @login_exempt
+    class Public(MethodView):
+        def get(self) -> str:
+            return "public"
+
+    class Secret(Public):
+        pass
+
+    app = make_app(COGNITO_LOGIN_REQUIRED=True)
+    app.add_url_rule("/open", view_func=Public.as_view("open"))
+    app.add_url_rule("/closed", view_func=Secret.as_view("closed"))
+    client = app.test_client()
+
+    assert client.get("/open").status_code == 200
+    assert client.get("/closed").status_code == 302

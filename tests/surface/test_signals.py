@@ -252,3 +252,45 @@ def test_the_absolute_limit_is_told(make_app: Any, clock: Any, sign_in: Any) -> 
         client.get("/private")
 
     assert reasons == ["expired"]
+
+
+def test_a_receiver_that_raises_loses_no_token(
+    make_app: Any, clock: Any, sign_in: Any, pool: Any
+) -> None:
+    """It is told when the tokens are safe: the next request has them."""
+    app = make_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.testing = False
+    client = app.test_client()
+    sign_in(client)
+    clock.advance(3600)
+
+    def fail(_: Any, **__: Any) -> None:
+        raise RuntimeError("the receiver is broken")
+
+    with signals.token_refreshed.connected_to(fail, sender=app):
+        assert client.get("/private").status_code == 500
+
+    assert client.get("/private").status_code == 200
+    assert pool.counters["token.refresh_token"] == 1
+
+
+def test_a_session_that_was_over_ends_once(
+    make_app: Any, clock: Any, sign_in: Any, pool: Any
+) -> None:
+    """The login that follows does not tell of its end again."""
+    app = make_app()
+    client = app.test_client()
+    sign_in(client)
+    pool.revoke_all()
+    clock.advance(3600)
+    reasons: list[str] = []
+
+    def note(_: Any, *, reason: str, **__: Any) -> None:
+        reasons.append(reason)
+
+    with signals.session_ended.connected_to(note, sender=app):
+        client.get("/private")
+        sign_in(client)
+
+    assert reasons == ["refused"]
