@@ -23,7 +23,8 @@ class Breaker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failed: dict[str, None] = {}
-        self._opened = 0
+        self._openings = 0
+        self._opened_at = 0.0
         self._until = 0.0
 
     def pause(self, now: float) -> float:
@@ -32,21 +33,28 @@ class Breaker:
             # More than that was noted before the clock was set back.
             if 0 < self._until - now <= self._LONGEST_SECONDS:
                 return self._until - now
-            if self._opened:
+            if self._openings:
                 self._until = now + self._interval()
             return 0.0
 
-    def success(self) -> None:
+    def success(self, at: float) -> None:
+        """Close: a call came back `at` this time, here or in another process."""
         with self._lock:
+            if at < self._opened_at:
+                return
             self._failed.clear()
-            self._opened, self._until = 0, 0.0
+            self._openings, self._opened_at, self._until = 0, 0.0, 0.0
 
-    def failure(self, sid: str, error: CognitoAuthError, now: float) -> None:
-        """Count a failed call of session `sid` at `now`."""
+    def failure(
+        self, sid: str, error: CognitoAuthError, *, began: float, now: float
+    ) -> None:
+        """Count a failed call of session `sid`."""
         status = getattr(error, "status_code", None)
         if status is not None and status < 500 and status != 429:
             return
         with self._lock:
+            if self._openings and began <= self._opened_at:
+                return  # on its way when it opened: it says nothing new
             self._failed[sid] = None
             if len(self._failed) < self._SESSIONS:
                 return
@@ -55,9 +63,10 @@ class Breaker:
             if status == 429:
                 self._until = now + self._THROTTLED_SECONDS
                 return
-            self._opened += 1
+            self._openings += 1
+            self._opened_at = now
             self._until = now + self._interval()
 
     def _interval(self) -> float:
-        doublings = min(self._opened - 1, 4)
+        doublings = min(self._openings - 1, 4)
         return min(float(2**doublings), self._LONGEST_SECONDS)

@@ -253,6 +253,8 @@ class RequestSession:
         if record is not None and record.state is State.ENDED:
             self._drop()
             return
+        if record is not None:
+            self._runtime.rotation.notice(record)
         if record is not None and _is_news(record, session):
             session = _with_record(session, record)
             self._dirty = True

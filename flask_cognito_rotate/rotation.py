@@ -40,7 +40,7 @@ _TRY_LOCK_SECONDS: Final = 0.2
 _LEAST_SECONDS: Final = 0.2
 #: Tokens that live shorter than the leeway are refreshed ahead no more often.
 _LEAST_INTERVAL: Final = 1.0
-_SAVE_ATTEMPTS: Final = 3
+_SAVE_ATTEMPTS: Final = 5
 _SAVE_PAUSE_SECONDS: Final = 0.1
 
 
@@ -215,6 +215,10 @@ class Rotation:
                 unchecked = base.pending_id_token is not None
                 return replace(held, token=change(held.token)) if unchecked else changed
 
+    def notice(self, record: Record) -> None:
+        """Learn from a record that the provider has answered somebody, somewhere."""
+        self._breaker.success(record.refreshed_at)
+
     def _lock(self, held: Session) -> Lock:
         name = "lock:" + held.handle.name
         lease = self._refresh_timeout + _LEASE_MARGIN
@@ -330,7 +334,7 @@ class Rotation:
         self, current: Session, marked: Record, tokens: Tokens, duration: float
     ) -> Session:
         """Keep the answer before anything is done with it: it holds the only token."""
-        self._breaker.success()
+        self._breaker.success(self._clock())
         sent = current.token.refresh_token
         seen: Record | None = marked
         while True:
@@ -388,7 +392,7 @@ class Rotation:
             try:
                 return self._records.replace(current.handle, seen, new)
             except CacheUnavailable:
-                self._sleep(_SAVE_PAUSE_SECONDS * attempt)
+                self._sleep(_SAVE_PAUSE_SECONDS * 2 ** (attempt - 1))
         return self._records.replace(current.handle, seen, new)
 
     def _finish(
@@ -445,10 +449,10 @@ class Rotation:
     ) -> Session:
         verdict = judge(error)
         if verdict is Verdict.FINAL:
-            self._breaker.success()
+            self._breaker.success(self._clock())
             return self._over(current, marked, error, duration)
         if isinstance(error, ProviderRejected):
-            self._breaker.success()
+            self._breaker.success(self._clock())
             if verdict is Verdict.CONFIGURATION:
                 _logger.error(
                     "The provider refuses this application (%s): %s",
@@ -457,7 +461,10 @@ class Rotation:
                     extra={"event": "configuration_refused"},
                 )
         else:
-            self._breaker.failure(current.token.sid, error, self._clock())
+            now = self._clock()
+            self._breaker.failure(
+                current.token.sid, error, began=now - duration, now=now
+            )
         pause = backoff(
             marked.failures + 1,
             retry_after=getattr(error, "retry_after", None),

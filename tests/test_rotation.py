@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -110,6 +111,7 @@ class Host:
             refresh_timeout=1,
             wait_timeout=2,
             clock=clock,
+            sleep=lambda seconds: time.sleep(min(seconds, 0.02)),
             jitter=lambda: 0.5,
         )
 
@@ -565,16 +567,16 @@ def test_the_breaker_opens_after_three_sessions_and_one_probe_closes_it() -> Non
     """Case D26 in small."""
     breaker, down = Breaker(), ProviderUnavailable("refused", sent=False)
     for sid in ("a", "a", "a", "b"):
-        breaker.failure(sid, down, 0)
+        breaker.failure(sid, down, began=0, now=0)
         assert breaker.pause(0) == 0
-    breaker.failure("c", down, 0)
+    breaker.failure("c", down, began=0, now=0)
 
     pause = breaker.pause(0)
 
     assert pause > 0
     assert breaker.pause(pause) == 0
     assert breaker.pause(pause) > 0
-    breaker.success()
+    breaker.success(pause)
     assert breaker.pause(pause) == 0
 
 
@@ -582,7 +584,7 @@ def test_a_429_slows_and_never_stops() -> None:
     breaker = Breaker()
     throttled = ProviderUnavailable("429", status_code=429)
     for sid in "abcdefghij":
-        breaker.failure(sid, throttled, 0)
+        breaker.failure(sid, throttled, began=0, now=0)
 
     assert 0 < breaker.pause(0) <= 1
     assert breaker.pause(1) == 0
@@ -625,3 +627,37 @@ def test_a_write_that_only_seemed_to_fail_is_recognised(
 
     assert done.token.refresh_token == "refresh-1"
     assert [type(event) for event in host.events] == [Refreshed]
+
+
+def test_calls_that_fail_together_open_the_breaker_once() -> None:
+    """A hiccup is not twenty failed probes: the pause stays short."""
+    breaker, down = Breaker(), ProviderUnavailable("503", status_code=503)
+    for number in range(20):
+        breaker.failure(f"session {number}", down, began=0, now=0.3)
+
+    first = breaker.pause(0.3)
+
+    assert 0 < first <= 1
+    probe = 0.3 + first
+    assert breaker.pause(probe) == 0
+    breaker.failure("probe", down, began=probe, now=probe + 0.1)
+    assert 1 < breaker.pause(probe + 0.1) <= 2
+
+
+def test_a_success_of_another_process_closes_the_breaker(
+    provider: Provider, cache: FailingCache, session: Session
+) -> None:
+    """Its record tells when the provider answered last."""
+    now = [NOW]
+    host = Host(provider, cache, lambda: now[0])
+    down = ProviderUnavailable("503", status_code=503)
+    for sid in "abc":
+        host.rotation._breaker.failure(sid, down, began=NOW, now=NOW)
+    with pytest.raises(RefreshAccessTokenError):
+        host.refresh(session)
+
+    host.rotation.notice(Record(1, State.LIVE, None, refreshed_at=NOW - 1))
+    assert host.rotation._breaker.pause(NOW) > 0
+    host.rotation.notice(Record(1, State.LIVE, None, refreshed_at=NOW + 0.1))
+
+    assert host.refresh(session).token.access_token == "access-1"

@@ -251,7 +251,7 @@ class FileCache(Cache):
             )
 
     def _make_folder(self) -> None:
-        missing = not os.path.isdir(self._folder)
+        missing = not os.path.isdir(self._values)  # where the id lies, too
         _claim(self._folder)
         for subfolder in (self._values, self._stripes, self._locks):
             os.makedirs(subfolder, mode=0o700, exist_ok=True)
@@ -259,7 +259,7 @@ class FileCache(Cache):
             # What is there from now on is another content, so it needs another id.
             self._id = None
             _logger.error(
-                "COGNITO_CACHE: the folder %s had been removed and was made again; "
+                "COGNITO_CACHE: the folder %s had been emptied and was made again; "
                 "what it held is lost",
                 self._folder,
             )
