@@ -13,7 +13,7 @@ class Breaker:
 
     Three sessions in a row that meet a broken connection, a 5xx or a 429 open it; then
     one probe at a time goes through, and a success closes it. A 429 only slows: its
-    pauses do not grow. `now` is UNIX seconds throughout.
+    pauses do not grow. All times are UNIX seconds.
     """
 
     _SESSIONS: Final = 3
@@ -23,6 +23,7 @@ class Breaker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failed: dict[str, None] = {}
+        self._failed_at = 0.0
         self._openings = 0
         self._opened_at = 0.0
         self._until = 0.0
@@ -38,9 +39,15 @@ class Breaker:
             return 0.0
 
     def success(self, at: float) -> None:
-        """Close: a call came back `at` this time, here or in another process."""
+        """Close: a call came back `at` this time, here or in another process.
+
+        What came back before the last failure is no news. Every request asks this of
+        the record that it reads, so where nothing failed it takes no lock.
+        """
+        if not self._failed:
+            return
         with self._lock:
-            if at < self._opened_at:
+            if at < self._failed_at:
                 return
             self._failed.clear()
             self._openings, self._opened_at, self._until = 0, 0.0, 0.0
@@ -56,6 +63,7 @@ class Breaker:
             if self._openings and began <= self._opened_at:
                 return  # on its way when it opened: it says nothing new
             self._failed[sid] = None
+            self._failed_at = now
             if len(self._failed) < self._SESSIONS:
                 return
             while len(self._failed) > self._SESSIONS:

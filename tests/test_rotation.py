@@ -661,3 +661,14 @@ def test_a_success_of_another_process_closes_the_breaker(
     host.rotation.notice(Record(1, State.LIVE, None, refreshed_at=NOW + 0.1))
 
     assert host.refresh(session).token.access_token == "access-1"
+
+
+def test_a_success_of_long_ago_does_not_keep_the_breaker_shut() -> None:
+    """Every request reads a record: only an answer after the failures is news."""
+    breaker, down = Breaker(), ProviderUnavailable("503", status_code=503)
+    for sid in "abc":
+        breaker.failure(sid, down, began=100, now=100)
+        breaker.success(0.0)
+        breaker.success(99.0)
+
+    assert breaker.pause(100) > 0
