@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Flask, Response, request, url_for
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from .config import Settings, read_settings
 from .decorators import require_entitlement, require_login
 from .errors import CognitoAuthError, ConfigurationError
 from .globals import current_session
-from .pages import answer_error
+from .pages import answer_error, login_url
 from .request_session import existing_request_session, observe, request_session
 from .runtime import (
     EXTENSION,
@@ -29,10 +29,9 @@ from .runtime import (
     is_public,
     runtime,
 )
-from .views import AUTHORIZE_PARAMETERS, BLUEPRINT, ROUTES, make_blueprint
+from .views import BLUEPRINT, ROUTES, make_blueprint
 
 _logger = logging.getLogger("flask_cognito_rotate")
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class CognitoAuth:
@@ -177,7 +176,7 @@ class CognitoAuth:
         Raises:
             TypeError: another parameter; set it in ``COGNITO_AUTHORIZE_PARAMS``.
         """
-        return _login_url(next, **authorize_params)
+        return login_url(next, **authorize_params)
 
     def logout_url(self) -> str:
         """Return the path of the page that asks whether to sign out."""
@@ -281,16 +280,9 @@ def _teardown_request(_: BaseException | None) -> None:
 def _template_names() -> dict[str, Any]:
     return {
         "current_session": current_session,
-        "cognito_login_url": _login_url,
+        "cognito_login_url": login_url,
         "cognito_logout_button": _logout_button,
     }
-
-
-def _login_url(next: str | None = None, **authorize_params: str) -> str:
-    if unknown := sorted(set(authorize_params) - AUTHORIZE_PARAMETERS):
-        raise TypeError(f"a login URL cannot carry {', '.join(unknown)}")
-    values: dict[str, Any] = {"next": next, **authorize_params}
-    return url_for(runtime().endpoint("login"), **values)
 
 
 def _logout_button(text: str = "Sign out") -> Markup:

@@ -17,6 +17,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import InternalServerError, default_exceptions
 
 from .errors import CognitoAuthError, LoginError
+from .protocol.authorization import LINK_PARAMETERS
 from .runtime import local_next, runtime, whole_seconds
 
 _TITLES = {
@@ -60,7 +61,7 @@ def _way_out(status: int) -> dict[str, str]:
     own = runtime()
     # What the callback's address holds works once.
     if status != 503 or request.endpoint == own.endpoint("callback"):
-        return {"text": "Sign in again", "url": url_for(own.endpoint("login"))}
+        return {"text": "Sign in again", "url": login_url()}
     again = local_next(request.url) if request.method in {"GET", "HEAD"} else None
     return {"text": "Try again", "url": again or own.home()}
 
@@ -109,9 +110,12 @@ def is_navigation() -> bool:
     return accept is None or "text/html" in accept.lower()
 
 
-def login_url(target: str | None) -> str:
-    """Return the path that starts a login which leads back to `target`."""
-    return url_for(runtime().endpoint("login"), next=target)
+def login_url(next: str | None = None, **authorize_params: str) -> str:
+    """Return the path that starts a login; see `CognitoAuth.login_url`."""
+    if unknown := sorted(set(authorize_params) - LINK_PARAMETERS):
+        raise TypeError(f"a login URL cannot carry {', '.join(unknown)}")
+    values: dict[str, Any] = {"next": next, **authorize_params}
+    return url_for(runtime().endpoint("login"), **values)
 
 
 def login_required_json(target: str | None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from .http import Answer
     from .protocol.verification import KeySet
 
-_logger = logging.getLogger("flask_cognito_rotate")
 _R = TypeVar("_R")
 
 #: How long a key set that lacked a ``kid`` is not fetched again for its sake.

@@ -33,6 +33,7 @@ from .globals import current_session
 from .model import Transaction
 from .pages import page, secure_headers
 from .protocol.authorization import (
+    LINK_PARAMETERS,
     authorize_url,
     callback_state,
     logout_url,
@@ -49,19 +50,6 @@ _logger = logging.getLogger("flask_cognito_rotate")
 
 BLUEPRINT = "cognito"
 ROUTES = ("login", "callback", "logout", "session")
-
-#: What a link to the login may set at Cognito's authorize endpoint.
-AUTHORIZE_PARAMETERS = frozenset(
-    {
-        "acr_values",
-        "identity_provider",
-        "idp_identifier",
-        "lang",
-        "login_hint",
-        "max_age",
-        "prompt",
-    }
-)
 
 
 def make_blueprint() -> Blueprint:
@@ -209,9 +197,7 @@ def _note_failure(own: Runtime, error: CognitoAuthError) -> None:
 
 def _asked_parameters() -> dict[str, str]:
     asked = request.args
-    return {
-        k: asked[k] for k in AUTHORIZE_PARAMETERS & set(asked) if len(asked[k]) < 256
-    }
+    return {k: asked[k] for k in LINK_PARAMETERS & set(asked) if len(asked[k]) < 256}
 
 
 def _arguments() -> dict[str, list[str]]:

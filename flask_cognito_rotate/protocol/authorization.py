@@ -30,6 +30,19 @@ RESERVED_PARAMETERS = frozenset(
     }
 )
 
+#: What a link to the login may ask of the authorize endpoint; the rest is for settings.
+LINK_PARAMETERS = frozenset(
+    {
+        "acr_values",
+        "identity_provider",
+        "idp_identifier",
+        "lang",
+        "login_hint",
+        "max_age",
+        "prompt",
+    }
+)
+
 _STATE_BYTES = 18
 _VERIFIER_BYTES = 32
 _MESSAGE_LENGTH = 200
